@@ -1,0 +1,45 @@
+# Everything runs in .venv, which is made from requirements.lock: with uv where it is there, else with venv and pip.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint format bench lock clean
+
+demo: .venv/ready
+	$(BIN)/python examples/sweep_digits.py
+
+test: .venv/ready
+	$(BIN)/python -m pytest $(PYTEST)
+
+lint: .venv/ready
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell
+
+format: .venv/ready
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: .venv/ready
+	-$(BIN)/python benchmarks/run.py
+
+# Hashes of what is installed, for every supported Python. Needs uv.
+lock:
+	uv pip compile --universal --python-version 3.10 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+		--no-emit-find-links --all-extras --group dev --upgrade pyproject.toml --output-file requirements.lock
+
+.venv/ready: pyproject.toml requirements.lock
+	@if command -v uv >/dev/null; then \
+		uv venv --quiet --clear --python $(PYTHON) .venv && \
+		VIRTUAL_ENV=.venv uv pip install --quiet --require-hashes -r requirements.lock && \
+		VIRTUAL_ENV=.venv uv pip install --quiet --no-deps --no-build-isolation -e . ; \
+	else \
+		$(PYTHON) -m venv --clear .venv && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock && \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . ; \
+	fi
+	@touch $@
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,53 @@
+"""dokrun: a cloud GPU that feels like a function call, on 高火力 DOK.
+
+    import dokrun as dok
+
+    @dok.remote(plan="h100-80gb")
+    def train(cfg: Config) -> Metrics: ...
+
+    metrics = train(cfg).result()
+
+All but the errors is loaded when it is first used, so that `import dokrun` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from dokrun import errors
+from dokrun.errors import *  # noqa: F403 - its __all__ is the list, and there is only one
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dokrun.cost import Price as Price
+    from dokrun.cost import Receipt as Receipt
+    from dokrun.function import RemoteFunction as RemoteFunction
+    from dokrun.function import prices as prices
+    from dokrun.function import remote as remote
+    from dokrun.future import Future as Future
+    from dokrun.shim.protocol import CallInfo as CallInfo
+    from dokrun.shim.protocol import current as current
+
+_HOMES = {
+    "dokrun.cost": ("Price", "Receipt"),
+    "dokrun.function": ("RemoteFunction", "prices", "remote"),
+    "dokrun.future": ("Future",),
+    "dokrun.shim.protocol": ("CallInfo", "current"),
+}
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__all__ = [*errors.__all__, *_HOME_OF, "__version__"]  # noqa: PLE0604 - all of them are texts
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,78 @@
+"""The client, with a resource for every part of the API."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import httpx
+
+from dokrun.api import resources
+from dokrun.api.connection import Connection
+from dokrun.api.transport import Backoff
+from dokrun.config import DEFAULT_API_URL, NO_CREDENTIALS, Secret
+from dokrun.errors import MissingCredentials
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Client:
+    """DOK's API: `auth`, `tasks`, `artifacts`, `plans`, `prices`.
+
+    Args:
+        access_token: the token of a Sakura Cloud API key that has been granted DOK.
+        access_token_secret: its secret.
+        base_url: the service's address up to and with the version; the only zone that offers it is Ishikari 1.
+        timeout_s: the longest wait, in seconds, for a connection and for each piece of an answer.
+        backoff: how requests that may be repeated are repeated.
+        transport: what sends the requests, in place of the network.
+
+    Raises:
+        MissingCredentials: the token or its secret is empty.
+    """
+
+    def __init__(
+        self,
+        access_token: str,
+        access_token_secret: Secret | str,
+        *,
+        base_url: str = DEFAULT_API_URL,
+        timeout_s: float = 30.0,
+        backoff: Backoff | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        secret = access_token_secret.reveal() if isinstance(access_token_secret, Secret) else access_token_secret
+        if not access_token or not secret:
+            raise MissingCredentials(NO_CREDENTIALS)
+        self._connection = Connection(
+            access_token,
+            secret,
+            base_url=base_url,
+            timeout_s=timeout_s,
+            backoff=backoff or Backoff(),
+            transport=transport,
+        )
+        self.auth = resources.Auth(self._connection)
+        self.tasks = resources.Tasks(self._connection)
+        self.artifacts = resources.Artifacts(self._connection)
+        self.plans = resources.Plans(self._connection)
+        self.prices = resources.Prices(self._connection)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        """Use the client; leaving the block closes it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close all connections."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Tell the address, never the credentials."""
+        return f"Client(base_url={self._connection.shown!r})"

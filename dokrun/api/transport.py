@@ -1,0 +1,138 @@
+"""The way to the service: one seam, `handle_request(Request) -> Response`, which the network and the retries share.
+
+What may have been received is never repeated if it creates something; the rest is tried again a few times.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import logging
+import random
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from typing import cast
+
+import httpx
+
+_log = logging.getLogger("dokrun.api")
+
+# Repeating one of these leaves the service as the first time did (RFC 9110, section 9.2.2).
+_IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+_PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# Raised before a byte of the request has left this machine.
+NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How often and how long to wait before a request is repeated.
+
+    `attempts` counts the first one; pauses double from `first_s` up to `longest_s`, each shortened by chance by up to a
+    half so that clients do not ask in step. A `Retry-After` of the service's counts if it is at most `longest_s`;
+    if it is longer, the answer is handed on at once.
+    """
+
+    attempts: int = 5
+    first_s: float = 0.25
+    longest_s: float = 8.0
+    sleep: Callable[[float], None] = time.sleep
+
+    def pause_s(self, attempt: int) -> float:
+        """Tell how long to wait after the attempt of this number, counted from 1."""
+        pause_s = min(self.longest_s, self.first_s * 2.0 ** (attempt - 1))
+        return pause_s * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+
+
+class RetryTransport(httpx.BaseTransport):
+    """Repeats what may be repeated, on top of another transport."""
+
+    def __init__(self, inner: httpx.BaseTransport, backoff: Backoff) -> None:
+        self._inner = inner
+        self._backoff = backoff
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, again if need be; the last answer or error is the outcome."""
+        for attempt in range(1, self._backoff.attempts):
+            try:
+                response = _timed(self._inner, request)
+            except httpx.TransportError as error:
+                if request.method not in _IDEMPOTENT and not isinstance(error, NOT_SENT):
+                    raise
+                pause_s: float | None = self._backoff.pause_s(attempt)
+            else:
+                pause_s = self._pause_after(request, response, attempt)
+                if pause_s is None:
+                    return response
+                response.close()
+            self._backoff.sleep(pause_s or 0.0)
+        return _timed(self._inner, request)
+
+    def _pause_after(self, request: httpx.Request, response: httpx.Response, attempt: int) -> float | None:
+        if request.method not in _IDEMPOTENT or response.status_code not in _PASSING:
+            return None
+        asked_s = retry_after_s(response.headers.get("Retry-After"))
+        if asked_s is None:
+            return self._backoff.pause_s(attempt)
+        return asked_s if asked_s <= self._backoff.longest_s else None
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._inner.close()
+
+
+class WholeBodyTransport(httpx.BaseTransport):
+    """Reads each answer to its end before it hands it on, so that a body which breaks can be asked for again.
+
+    Neither its size nor the time that it takes is without limit: a byte a second beats every timeout of a single read.
+    """
+
+    def __init__(self, inner: httpx.BaseTransport, *, limit_bytes: int = 64 << 20, limit_s: float = 120.0) -> None:
+        self._inner = inner
+        self._limit_bytes = limit_bytes
+        self._limit_s = limit_s
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request and read its answer."""
+        deadline = time.monotonic() + self._limit_s
+        body = bytearray()
+        with closing(self._inner.handle_request(request)) as response:
+            for chunk in cast("httpx.SyncByteStream", response.stream):
+                body += chunk
+                if len(body) > self._limit_bytes:
+                    raise httpx.RemoteProtocolError(f"more than {self._limit_bytes} bytes came", request=request)
+                if time.monotonic() > deadline:
+                    raise httpx.ReadTimeout(f"it took more than {self._limit_s:g} s", request=request)
+        return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(bytes(body)))
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._inner.close()
+
+
+def retry_after_s(header: str | None) -> float | None:
+    """Read a `Retry-After`, which is a number of seconds or a date; None where there is none that can be read."""
+    if header is None:
+        return None
+    try:
+        return max(0.0, float(header))
+    except ValueError:
+        pass
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _timed(inner: httpx.BaseTransport, request: httpx.Request) -> httpx.Response:
+    """Send a request and log it without its query, which may be a signature."""
+    started = time.perf_counter()
+    outcome: object = "no answer"
+    try:
+        response = inner.handle_request(request)
+        outcome = response.status_code
+    finally:
+        milliseconds = (time.perf_counter() - started) * 1000
+        _log.debug("%s %s -> %s in %.0f ms", request.method, request.url.path, outcome, milliseconds)
+    return response

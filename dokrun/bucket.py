@@ -1,0 +1,146 @@
+"""Any S3-compatible store: put once by content, presign, fetch. The only file that imports boto3.
+
+Kept to what every store does: no vendor's extras, no newer checksum defaults, an ETag is never taken for a digest.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import boto3
+import botocore.config
+import botocore.exceptions
+
+from dokrun.config import BucketSettings
+from dokrun.errors import StorageError
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+# An address must outlive the queue, not the run; seven days is the signature's own limit.
+ADDRESS_LIFETIME = timedelta(days=6)
+
+
+class Bucket:
+    """One bucket. Every failure is a StorageError, whose text holds no address and no key."""
+
+    def __init__(self, settings: BucketSettings) -> None:
+        self.name = settings.name
+        secret = settings.secret_access_key
+        self._s3: S3Client = boto3.session.Session().client(
+            "s3",
+            endpoint_url=settings.endpoint_url,
+            # Stores that are not AWS seldom look at the region, but a signature always needs one.
+            region_name=settings.region or (None if settings.endpoint_url is None else "us-east-1"),
+            aws_access_key_id=settings.access_key_id,
+            aws_secret_access_key=secret.reveal() if secret else None,
+            config=botocore.config.Config(
+                signature_version="s3v4",
+                # Other stores than AWS seldom have a certificate for `<bucket>.<host>`.
+                s3={"addressing_style": "auto" if settings.endpoint_url is None else "path"},
+                retries={"mode": "standard", "total_max_attempts": 5},
+                connect_timeout=20,
+                read_timeout=60,
+                # Other stores reject the newer defaults.
+                request_checksum_calculation="when_required",
+                response_checksum_validation="when_required",
+            ),
+        )
+
+    def put(self, key: str, data: bytes | memoryview) -> None:
+        """Store an object, over whatever is there. The bytes are read from where they lie."""
+        with self._translated("put"):
+            self._s3.put_object(Bucket=self.name, Key=key, Body=_Reader(data))  # type: ignore[arg-type]  # a raw reader will do
+
+    def put_once(self, key: str, data: bytes | memoryview) -> bool:
+        """Store an object whose key tells its content, unless it is there already. Tells whether it was sent."""
+        if self._size(key) == memoryview(data).nbytes:
+            return False
+        self.put(key, data)
+        return True
+
+    def get(self, key: str) -> bytes:
+        """Fetch an object."""
+        with self._translated("get"):
+            return self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
+
+    def delete(self, key: str) -> None:
+        """Remove an object, if it is there."""
+        with self._translated("delete"):
+            self._s3.delete_object(Bucket=self.name, Key=key)
+
+    def address(self, key: str) -> str:
+        """Make an address that anybody can GET the object from for six days: to be treated as a secret."""
+        with self._translated("presign"):
+            return self._s3.generate_presigned_url(
+                "get_object",
+                Params={"Bucket": self.name, "Key": key},
+                ExpiresIn=int(ADDRESS_LIFETIME.total_seconds()),
+            )
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._s3.close()
+
+    def _size(self, key: str) -> int | None:
+        with self._translated("look up"):
+            try:
+                return self._s3.head_object(Bucket=self.name, Key=key)["ContentLength"]
+            except botocore.exceptions.ClientError as error:
+                # A key that may only write gets 403 for what is not there; sending once more does no harm.
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
+                    return None
+                raise
+
+    @contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except botocore.exceptions.NoCredentialsError:
+            problem = (
+                "no keys for it were found; set DOKRUN_S3_ACCESS_KEY_ID and DOKRUN_S3_SECRET_ACCESS_KEY, "
+                "or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )
+        except botocore.exceptions.ClientError as error:
+            problem = f"{error.response['Error'].get('Code', '')} {error.response['Error'].get('Message', '')}".strip()
+        except (botocore.exceptions.BotoCoreError, OSError) as error:
+            problem = type(error).__name__
+        else:
+            return
+        raise StorageError(f"bucket {self.name!r}: could not {action} an object: {problem}") from None
+
+
+class _Reader(io.RawIOBase):
+    """Lets boto3 read, and read again after a failure, from memory that is not copied."""
+
+    def __init__(self, data: bytes | memoryview) -> None:
+        self._view = memoryview(data).cast("B")
+        self._at = 0
+
+    def __len__(self) -> int:
+        return self._view.nbytes
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._view.nbytes}[whence]
+        self._at = max(0, min(base + offset, self._view.nbytes))
+        return self._at
+
+    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed's buffer is wider
+        target = memoryview(buffer).cast("B")
+        size = min(target.nbytes, self._view.nbytes - self._at)
+        target[:size] = self._view[self._at : self._at + size]
+        self._at += size
+        return size

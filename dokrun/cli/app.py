@@ -1,0 +1,58 @@
+"""The commands."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import dokrun
+from dokrun import config
+
+app = typer.Typer(help="A cloud GPU that feels like a function call.", no_args_is_help=True, add_completion=True)
+show = typer.Typer(help="What dokrun is told.", no_args_is_help=True)
+app.add_typer(show, name="config")
+
+Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
+
+
+def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
+    if asked:
+        print(dokrun.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Tell it.")] = False,  # noqa: FBT002 - it is named
+) -> None:
+    """Take the options that go before a command."""
+
+
+@app.command()
+def plans(profile: Profile = None) -> None:
+    """List the plans and what they cost."""
+    table = Table("plan", "yen per second", "yen per hour", "least billed")
+    for price in dokrun.prices(profile).values():
+        hour = f"{price.yen_per_second * 3600:,.0f}"
+        table.add_row(price.plan, str(price.yen_per_second), hour, f"{price.minimum_seconds} s")
+    Console().print(table)
+
+
+@show.command("show")
+def config_show(profile: Profile = None) -> None:
+    """Tell which settings are used, and where they came from. Secrets are not shown."""
+    settings = config.load(profile)
+    table = Table("setting", "value", "from")
+    table.add_row("profile", settings.profile, settings.source["profile"])
+    if settings.profile != config.LOCAL:
+        table.add_row("api_url", settings.api_url, settings.source["api_url"])
+        table.add_row("access_token", "…", settings.source["access_token"])
+        bucket = settings.bucket
+        for key in ("name", "endpoint_url", "region"):
+            value = getattr(bucket, key) if bucket else None
+            table.add_row(f"bucket.{key}", value or "not set", settings.source.get(f"bucket.{key}", ""))
+    table.add_row("state_dir", str(settings.state_dir), "")
+    Console().print(table)

@@ -1,0 +1,313 @@
+"""Which account, which bucket, which folder: read once from the environment and the user's files, then frozen.
+
+The profile is the first of: the one asked for, `DOKRUN_PROFILE`, the file `config.toml` in the user's config folder,
+DOK credentials in the environment or in usacloud's profile, else `local`, which needs no account: an emulator and an
+object store inside this process. This module and `dokrun.emulator` alone know about that.
+
+    access_token = "…"                # the profile `default`
+    access_token_secret = "…"
+    [bucket]
+    name = "my-bucket"
+    endpoint_url = "https://s3.isk01.sakurastorage.jp"
+    [defaults]                        # options of @remote
+    plan = "h100-80gb"
+    [profiles.work]                   # the profile `work`, with the same keys
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+
+from dokrun.errors import ConfigError, MissingCredentials, OptionError, suggest
+from dokrun.options import Options
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html; the only zone that offers the service is Ishikari 1.
+DEFAULT_API_URL = "https://secure.sakura.ad.jp/cloud/zone/is1a/api/managed-container/1.0"
+LOCAL = "local"
+DEFAULT = "default"
+
+NO_CREDENTIALS = (
+    "Authentication credentials not provided: set DOKRUN_ACCESS_TOKEN and DOKRUN_ACCESS_TOKEN_SECRET to an API key of "
+    "Sakura Cloud that has been granted DOK, or use the profile `local`, which needs none"
+)
+NO_BUCKET = (
+    "no bucket is configured: set DOKRUN_BUCKET, and for a store other than AWS DOKRUN_S3_ENDPOINT_URL, to an "
+    "S3-compatible bucket that you can read and write"
+)
+
+_TOKENS = ("DOKRUN_ACCESS_TOKEN", "SAKURA_ACCESS_TOKEN", "SAKURACLOUD_ACCESS_TOKEN")
+
+
+class Secret:
+    """A string that is never shown: not in a repr, a log, a traceback or a pickle. `reveal` tells it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Tell the value, at the door where it is needed."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and self._value == other._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "Secret('…')"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("a secret is not pickled")
+
+
+@dataclass(frozen=True)
+class BucketSettings:
+    """Where objects go; what is None is left to boto3's own sources (environment, AWS profile)."""
+
+    name: str
+    endpoint_url: str | None = None
+    region: str | None = None
+    access_key_id: str | None = None
+    secret_access_key: Secret | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that the rooms need to know. `source` tells for each setting where it came from, never its value."""
+
+    profile: str
+    api_url: str = DEFAULT_API_URL
+    access_token: str = ""
+    access_token_secret: Secret = field(default=Secret(""))
+    bucket: BucketSettings | None = None
+    defaults: Options = field(default_factory=Options)
+    state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
+    source: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(
+    profile: str | None = None,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    config_dir: Path | None = None,
+    home: Path | None = None,
+) -> Settings:
+    """Read the settings of a profile, or of the one that the environment and the files choose.
+
+    Args:
+        profile: its name; `local` reads nothing else.
+        environ: in place of this process's environment.
+        config_dir: in place of the user's config folder.
+        home: in place of the user's home folder, where usacloud keeps its profiles.
+
+    Raises:
+        ConfigError: a setting is wrong, or a file with secrets can be read by others.
+        MissingCredentials: the profile has no API key.
+    """
+    tables = _read_file((config_dir or platformdirs.user_config_path("dokrun")) / "config.toml")
+    usacloud = _usacloud(home or Path.home())
+    name, why = _choose(profile, environ, tables, usacloud)
+    state_dir = Path(environ.get("DOKRUN_STATE_DIR") or platformdirs.user_state_path("dokrun"))
+    if name == LOCAL:
+        return Settings(LOCAL, state_dir=state_dir, source={"profile": why})
+    if name not in tables and name != DEFAULT:
+        raise ConfigError(f"there is no profile {name!r} ({why}){suggest(name, [*tables, LOCAL])}")
+    table = tables.get(name, {})
+    source = {"profile": why}
+    token, secret = _credentials(environ, table, usacloud, source)
+    api_url = environ.get("DOKRUN_API_URL") or table.get("api_url")
+    source["api_url"] = "built in" if api_url is None else _origin("DOKRUN_API_URL", environ)
+    return Settings(
+        name,
+        api_url=api_url or DEFAULT_API_URL,
+        access_token=token,
+        access_token_secret=Secret(secret),
+        bucket=_bucket(environ, table.get("bucket", {}), source),
+        defaults=Options().updated(table.get("defaults", {})),
+        state_dir=state_dir,
+        source=source,
+    )
+
+
+def connect(settings: Settings) -> Settings:
+    """Make the settings usable: start the emulator where the profile is `local`; leave the others as they are.
+
+    Raises:
+        ConfigError: the profile is `local` and its parts are not installed.
+    """
+    if settings.profile != LOCAL:
+        return settings
+    try:
+        from dokrun.emulator import local
+    except ImportError as error:
+        message = f"the local emulator needs more packages ({error.name}): pip install 'dokrun[local]'"
+        raise ConfigError(message) from error
+    here = local.start()
+    bucket = BucketSettings(
+        here.bucket, here.s3_url, here.region, access_key_id=here.token, secret_access_key=Secret(here.secret)
+    )
+    if "nothing else" in settings.source.get("profile", ""):
+        print("dokrun: no DOK credentials: running on the local emulator, no GPU, no charge", file=sys.stderr)
+    return replace(
+        settings,
+        api_url=here.api_url,
+        access_token=here.token,
+        access_token_secret=Secret(here.secret),
+        bucket=bucket,
+    )
+
+
+def _choose(
+    profile: str | None, environ: Mapping[str, str], tables: Mapping[str, Any], usacloud: tuple[str, str] | None
+) -> tuple[str, str]:
+    if profile is not None:
+        return profile, "profile="
+    if environ.get("DOKRUN_PROFILE"):
+        return environ["DOKRUN_PROFILE"], "DOKRUN_PROFILE"
+    if DEFAULT in tables:
+        return DEFAULT, "config.toml"
+    for name in _TOKENS:
+        if environ.get(name):
+            return DEFAULT, name
+    if usacloud is not None:
+        return DEFAULT, "usacloud's profile"
+    return LOCAL, "nothing else is configured"
+
+
+def _credentials(
+    environ: Mapping[str, str], table: Mapping[str, Any], usacloud: tuple[str, str] | None, source: dict[str, str]
+) -> tuple[str, str]:
+    candidates = [(name, environ.get(name), environ.get(f"{name}_SECRET")) for name in _TOKENS]
+    # The project's own variables come before its file, the ones that other tools share come after it.
+    candidates.insert(1, ("config.toml", table.get("access_token"), table.get("access_token_secret")))
+    if usacloud is not None:
+        candidates.append(("usacloud's profile", *usacloud))
+    for where, token, secret in candidates:
+        if token and secret:
+            source["access_token"] = where
+            return token, secret
+        if token or secret:
+            missing = "secret" if token else "token"
+            raise MissingCredentials(
+                f"{NO_CREDENTIALS} (from {where} only the other half came: its {missing} is missing)"
+            )
+    raise MissingCredentials(NO_CREDENTIALS)
+
+
+def _bucket(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> BucketSettings | None:
+    def first(key: str, *names: str) -> str | None:
+        for name in names:
+            if environ.get(name):
+                source[f"bucket.{key}"] = name
+                return environ[name]
+        if table.get(key):
+            source[f"bucket.{key}"] = "config.toml"
+            return str(table[key])
+        return None
+
+    name = first("name", "DOKRUN_BUCKET")
+    if name is None:
+        return None
+    secret = first("secret_access_key", "DOKRUN_S3_SECRET_ACCESS_KEY")
+    return BucketSettings(
+        name,
+        first("endpoint_url", "DOKRUN_S3_ENDPOINT_URL")
+        or first("endpoint_url", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        first("region", "DOKRUN_S3_REGION") or first("region", "AWS_DEFAULT_REGION"),
+        first("access_key_id", "DOKRUN_S3_ACCESS_KEY_ID"),
+        Secret(secret) if secret else None,
+    )
+
+
+def _origin(name: str, environ: Mapping[str, str]) -> str:
+    return name if environ.get(name) else "config.toml"
+
+
+_KEYS = {
+    "access_token": str,
+    "access_token_secret": str,
+    "api_url": str,
+    "bucket": dict,
+    "defaults": dict,
+}
+_KINDS = {str: "text", dict: "table"}
+_BUCKET_KEYS = ("name", "endpoint_url", "region", "access_key_id", "secret_access_key")
+
+
+def _read_file(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the profiles of `config.toml`, by name; none where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    profiles = content.pop("profiles", {})
+    tables = {**profiles, DEFAULT: content} if content else profiles
+    for name, table in tables.items():
+        _check(path, name, table)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and any(_has_secret(table) for table in tables.values()):
+        raise ConfigError(f"{path} holds secrets and can be read by others; run: chmod 600 '{path}'")
+    return tables
+
+
+def _has_secret(table: Mapping[str, Any]) -> bool:
+    return "access_token_secret" in table or "secret_access_key" in table.get("bucket", {})
+
+
+def _check(path: Path, name: str, table: object) -> None:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: the profile {name!r} is not a table")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: profile {name!r} has an unknown key {key!r}{suggest(key, _KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            raise ConfigError(f"{path}: {key} of profile {name!r} is not a {_KINDS[_KEYS[key]]}")
+    for key in table.get("bucket", {}):
+        if key not in _BUCKET_KEYS:
+            raise ConfigError(
+                f"{path}: [bucket] of profile {name!r} has an unknown key {key!r}{suggest(key, _BUCKET_KEYS)}"
+            )
+    if "profile" in table.get("defaults", {}):
+        raise ConfigError(f"{path}: [defaults] of profile {name!r} cannot choose a profile")
+    try:
+        Options().updated(table.get("defaults", {}))
+    except OptionError as error:
+        raise ConfigError(f"{path}: [defaults] of profile {name!r}: {error}") from error
+
+
+def _usacloud(home: Path) -> tuple[str, str] | None:
+    """Read the API key of usacloud's current profile (https://docs.usacloud.jp/usacloud/references/profile/)."""
+    folder = home / ".usacloud"
+    try:
+        name = (folder / "current").read_text(encoding="utf-8").strip() or DEFAULT
+    except OSError:
+        name = DEFAULT
+    try:
+        content = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        token, secret = content["AccessToken"], content["AccessTokenSecret"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (token, secret) if token and secret else None

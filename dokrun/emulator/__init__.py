@@ -1,0 +1,13 @@
+"""DOK on this machine: the same API, the same states and limits, no account, no GPU and no charge.
+
+    from dokrun.emulator import Emulator
+
+    with Emulator() as dok:
+        print(dok.api_url, dok.token, dok.secret)
+
+It knows nothing of dokrun's own jobs: whoever writes against DOK, in any language, can test against it.
+"""
+
+from dokrun.emulator.server import Emulator
+
+__all__ = ["Emulator"]

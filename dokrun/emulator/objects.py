@@ -1,0 +1,42 @@
+"""An S3-compatible object store in a thread of this process: moto's server, on a free loopback port."""
+
+from __future__ import annotations
+
+import threading
+import urllib.request
+
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import make_server
+
+REGION = "us-east-1"
+
+
+class _Quiet(MotoRequestHandler):
+    """Does not print a line for every request."""
+
+    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+        """Say nothing."""
+
+
+class ObjectStore:
+    """A store with one bucket, which is gone when it is closed. It does not look at keys or signatures.
+
+    Args:
+        bucket: the name of the bucket that it begins with.
+    """
+
+    def __init__(self, bucket: str) -> None:
+        app = DomainDispatcherApplication(create_backend_app)
+        self._server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.bucket = bucket
+        self._thread = threading.Thread(target=self._server.serve_forever, name="dokrun-objects", daemon=True)
+        self._thread.start()
+        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")):  # noqa: S310 - our own address
+            pass
+
+    def close(self) -> None:
+        """Stop to answer; what was stored is gone."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,106 @@
+"""Runtime `process`: a task's entrypoint and command as a child process of this machine's own Python.
+
+The image's name is not looked at: `python3` is this interpreter, with its packages. Each task has a folder of its own,
+sees only its own environment, and is killed with its children when its main process ends, as a container is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from dokrun.api.models import ContainerRequest
+from dokrun.emulator.reaper import Reaper, kill_session
+
+
+class CannotStart(Exception):
+    """The container's main process cannot be started."""
+
+
+@dataclass
+class Running:
+    """A task's main process, and where it leaves things."""
+
+    process: asyncio.subprocess.Process
+    folder: Path
+    reaper: Reaper
+
+    @property
+    def artifact_dir(self) -> Path:
+        """The folder that `SAKURA_ARTIFACT_DIR` names."""
+        return self.folder / "artifact"
+
+    async def wait(self) -> int:
+        """Wait until the main process has ended; what it left running is killed. Returns its exit status."""
+        status = await self.process.wait()
+        self.kill()
+        self.reaper.ended(self.process.pid)
+        # A shell's way to tell a signal, and Docker's.
+        return status if status >= 0 else 128 - status
+
+    def terminate(self) -> None:
+        """Ask the main process to end."""
+        if self.process.returncode is None:
+            self.process.terminate()
+
+    def kill(self) -> None:
+        """End all of the task's processes at once, but for those that have made a session of their own."""
+        kill_session(self.process.pid)
+
+
+class ProcessRuntime:
+    """Starts tasks as processes, below a data folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._reaper = Reaper(folder)
+        self._bin = folder / "bin"
+        self._bin.mkdir()
+        for name in ("python3", "python"):
+            # Not a link: an interpreter finds its virtual environment by where it is called.
+            script = self._bin / name
+            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+            script.chmod(0o755)
+
+    async def start(self, task_id: str, container: ContainerRequest) -> Running:
+        """Start a task's main process.
+
+        Raises:
+            CannotStart: there is no such program.
+        """
+        folder = self._folder / "tasks" / task_id
+        for name in ("artifact", "home", "tmp"):
+            (folder / name).mkdir(mode=0o700, parents=True)
+        environment = {
+            "PATH": f"{self._bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "tmp"),
+            "LANG": "C.UTF-8",
+            **container.environment,
+            "SAKURA_TASK_ID": task_id,
+            "SAKURA_ARTIFACT_DIR": str(folder / "artifact"),
+        }
+        with (folder / "log").open("wb") as log:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *container.entrypoint,
+                    *container.command,
+                    cwd=folder / "home",
+                    env=environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+            except (OSError, ValueError, TypeError) as error:
+                raise CannotStart(f"the container's main process cannot be started: {error}") from error
+        self._reaper.started(process.pid)
+        return Running(process, folder, self._reaper)
+
+    def close(self) -> None:
+        """End the helper process."""
+        self._reaper.close()

@@ -1,0 +1,99 @@
+"""Nothing stays behind even when the emulator's own process is killed: a small helper process sees to it.
+
+A task's processes are a session, whatever process groups they form. On its standard input the helper is told which
+sessions run: `+123` when one has started, `-123` when it is gone, `.` when the emulator ends well. The end of the input
+comes even with a kill -9 of the writer; if no `.` came before it, the helper kills the sessions that are left and
+removes the folder. Stdlib only: it runs as `python reaper.py FOLDER`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+
+class Reaper:
+    """The emulator's side: starts the helper and tells it what runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+            [sys.executable, "-I", "-S", __file__, str(folder)],
+            stdin=subprocess.PIPE,
+            # A Ctrl-C in the terminal must not reach it: it is needed just then.
+            start_new_session=True,
+        )
+
+    def started(self, session: int) -> None:
+        """Note a session that runs."""
+        self._tell(f"+{session}")
+
+    def ended(self, session: int) -> None:
+        """Note that a session is gone, before its number can be another's."""
+        self._tell(f"-{session}")
+
+    def close(self) -> None:
+        """End the helper; there is nothing left for it to do."""
+        self._process.communicate(b".\n")
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.write(line.encode() + b"\n")
+            self._process.stdin.flush()
+
+
+def kill_session(session: int) -> None:
+    """Kill every process of a session, and those that they start meanwhile."""
+    while True:
+        members = [pid for pid in _processes() if _is_in(pid, session)]
+        if not members:
+            return
+        for pid in members:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+
+def _processes() -> list[int]:
+    if Path("/proc/self").exists():
+        return [int(name) for name in os.listdir("/proc") if name.isdigit()]  # noqa: PTH208 - names are all we need
+    listed = subprocess.run(["/bin/ps", "-A", "-o", "pid=,stat="], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if not line.split()[1].startswith("Z")]
+
+
+def _is_in(pid: int, session: int) -> bool:
+    """Tell whether a process belongs to a session and can still be killed, which a zombie cannot."""
+    try:
+        if os.getsid(pid) != session:
+            return False
+        # The state is the letter behind the command's name, which is in parentheses and may hold anything.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2][:1] not in (b"Z", b"X")
+    except ProcessLookupError:
+        return False
+    except FileNotFoundError:
+        return not Path("/proc/self").exists()
+    except PermissionError:
+        return False
+
+
+def main(folder: str) -> None:
+    """Be the helper: follow standard input to its end, then clean up."""
+    sessions: set[int] = set()
+    for line in sys.stdin:
+        if line.startswith("."):
+            return
+        if line.startswith("+"):
+            sessions.add(int(line[1:]))
+        else:
+            sessions.discard(int(line[1:]))
+    for session in sessions:
+        kill_session(session)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

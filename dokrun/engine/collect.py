@@ -1,0 +1,233 @@
+"""From an ended task to outcomes: the artifact is fetched, verified by the manifest in it, and only then unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dokrun import errors
+from dokrun.api import Client
+from dokrun.api.models import Artifact, Task
+from dokrun.engine.archive import ArchiveError, extract
+from dokrun.engine.prepare import Job
+from dokrun.shim import protocol
+from dokrun.shim.envelope import EnvelopeError, Segment, load_value, unpack
+
+_log = logging.getLogger("dokrun.engine")
+
+# An artifact may show a little after the task's end: pauses between looks, in seconds. A task that did not end well may
+# have none at all, so that is not waited for as long.
+PATIENCE_S = (0.1, 0.2, 0.5, 1, 2, 4, 8, 15, 30)
+SHORT_PATIENCE_S = (0.1, 0.2, 0.5, 1)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call: a value, or the error that its future raises."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable[[float], None]) -> None:
+    """Bring dokrun's own files of a task's artifact into a folder.
+
+    Raises:
+        TaskFailed: there is no artifact, or it cannot be read.
+        ApiError: the service refused it or did not answer.
+    """
+    artifact = _find_artifact(client, task, sleep)
+    if artifact is None:
+        raise _without_outcome(job, task, "and left no artifact")
+    archive = folder / "artifact.tar.gz"
+    client.artifacts.download(artifact.id, archive)
+    try:
+        extract(archive, folder)
+    except ArchiveError as error:
+        raise _without_outcome(job, task, f"and its artifact cannot be read ({error})") from error
+    finally:
+        archive.unlink(missing_ok=True)
+
+
+def read_outcomes(job: Job, task: Task, folder: Path, keep_in: Path) -> list[Outcome]:
+    """Read what became of each call, in the job's order; never raises for a single call.
+
+    What was verified but cannot be opened here is kept below `keep_in`, and named in the call's error.
+    """
+    ids = [call["id"] for call in job.header["calls"]]
+    try:
+        manifest = json.loads((folder / protocol.MANIFEST).read_bytes())
+        entries = {entry["id"]: entry for entry in manifest["calls"]}
+        failed = manifest["failure"]
+        ours = failed is not None or (manifest["job"], manifest["attempt"]) == (job.id, job.attempt)
+    except (OSError, ValueError, KeyError, TypeError):
+        lost = _without_outcome(job, task, "and its artifact holds no outcome of dokrun's")
+        return [Outcome(error=lost) for _ in ids]
+    if not ours:
+        forged = errors.Tampered("the artifact holds the outcome of another job", ran="maybe", task_id=task.id)
+        return [Outcome(error=forged) for _ in ids]
+    reader = _Reader(folder, keep_in, task.id)
+    return [reader.outcome(call_id, entries.get(call_id, {"failure": failed or _NOTHING})) for call_id in ids]
+
+
+_NOTHING = {"reason": "missing", "ran": "maybe", "message": "the container's manifest does not name this call"}
+
+
+class _Reader:
+    """Reads the reports of one task."""
+
+    def __init__(self, folder: Path, keep_in: Path, task_id: str) -> None:
+        self._folder = folder
+        self._keep_in = keep_in
+        self._task_id = task_id
+
+    def outcome(self, call_id: str, entry: Mapping[str, Any]) -> Outcome:
+        where = {"call_id": call_id, "task_id": self._task_id}
+        if entry["failure"] is not None:
+            return Outcome(error=_failure(entry["failure"], **where))
+        try:
+            header, segments = unpack(self._verified(entry["report"]))
+            _check_owner(header, call_id)
+            numbers = header.get("value") or header.get("exception") or []
+            buffers = [self._bytes(segments[number]) for number in numbers]
+        except (EnvelopeError, OSError, KeyError, IndexError, TypeError) as error:
+            message = f"the result does not match what the container vouched for: {error}"
+            return Outcome(error=errors.Tampered(message, ran="yes", **where))
+        if header["kind"] == "failure":
+            return Outcome(error=_failure(header["failure"], **where))
+        try:
+            loaded = load_value(buffers) if buffers else None
+        except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
+            return Outcome(error=self._unreadable(header, error, **where))
+        if header["kind"] == "value":
+            return Outcome(value=loaded)
+        return Outcome(error=_raised(loaded, header, **where))
+
+    def _verified(self, report: Mapping[str, Any]) -> memoryview:
+        data = _map(self._folder / report["path"])
+        if hashlib.sha256(data).hexdigest() != report["sha256"]:
+            raise EnvelopeError("its digest differs")
+        return data
+
+    def _bytes(self, segment: Segment) -> memoryview:
+        if segment.data is not None:
+            return segment.data
+        data = _map(self._folder / protocol.BLOBS_DIR / segment.sha256)
+        if hashlib.sha256(data).hexdigest() != segment.sha256:
+            raise EnvelopeError("a buffer's digest differs")
+        return data
+
+    def _unreadable(
+        self, header: Mapping[str, Any], error: BaseException, *, call_id: str, task_id: str
+    ) -> errors.CallFailed:
+        if header["kind"] == "exception":
+            return _remote_error(header, call_id=call_id, task_id=task_id)
+        kept = self._keep_in / call_id
+        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(self._folder / protocol.OWN_DIR, kept, dirs_exist_ok=True)
+        message = (
+            f"the function's result arrived but cannot be unpickled here: {type(error).__name__}: {error}; "
+            f"it is kept in {kept / 'values' / call_id}"
+        )
+        unreadable = errors.ResultUnreadable(message, ran="yes", call_id=call_id, task_id=task_id)
+        unreadable.__cause__ = error
+        return unreadable
+
+
+def _check_owner(header: Mapping[str, Any], call_id: str) -> None:
+    if header["call"] != call_id:
+        raise EnvelopeError("it is another call's")
+
+
+class RemoteTraceback(Exception):
+    """The cause of an exception that a function raised in its container: the traceback there, as text."""
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.args[0]}"""'
+
+
+def _raised(error: BaseException | None, header: Mapping[str, Any], *, call_id: str, task_id: str) -> BaseException:
+    if not isinstance(error, BaseException):
+        return _remote_error(header, call_id=call_id, task_id=task_id)
+    error.__cause__ = RemoteTraceback(header["traceback"])
+    return error
+
+
+def _remote_error(header: Mapping[str, Any], *, call_id: str, task_id: str) -> errors.RemoteError:
+    message = f"the function raised {header['message']} (an exception that cannot be brought here as itself)"
+    error = errors.RemoteError(
+        message,
+        call_id=call_id,
+        task_id=task_id,
+        type_name=header["type"],
+        remote_traceback=header["traceback"],
+    )
+    error.__cause__ = RemoteTraceback(header["traceback"])
+    return error
+
+
+_BY_REASON: Mapping[str, type[errors.CallFailed]] = {
+    protocol.UNREADABLE_PAYLOAD: errors.ShimFailed,
+    protocol.WRONG_VERSION: errors.ShimFailed,
+    protocol.TIMEOUT: errors.CallTimeout,
+    protocol.NOT_SERIALIZABLE: errors.ResultNotSerializable,
+}
+
+
+def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> errors.CallFailed:
+    message, ran, reason = failure["message"], failure["ran"], failure["reason"]
+    error: errors.CallFailed
+    if reason in (protocol.DIED, protocol.EXITED):
+        error = errors.WorkerDied(
+            message,
+            ran=ran,
+            call_id=call_id,
+            task_id=task_id,
+            signal=failure.get("signal"),
+            exit_code=failure.get("exit_code"),
+        )
+    else:
+        kind = _BY_REASON.get(reason, errors.CallFailed)
+        error = kind(message, ran=ran, call_id=call_id, task_id=task_id)
+    if "traceback" in failure:
+        error.__cause__ = RemoteTraceback(failure["traceback"])
+    return error
+
+
+def _find_artifact(client: Client, task: Task, sleep: Callable[[float], None]) -> Artifact | None:
+    if task.artifact is not None:
+        return task.artifact
+    for pause_s in (0, *(PATIENCE_S if task.status == "done" else SHORT_PATIENCE_S)):
+        sleep(pause_s)
+        found = client.artifacts.list(task=task.id).results
+        if found:
+            return found[0]
+    return None
+
+
+def _without_outcome(job: Job, task: Task, how: str) -> errors.TaskFailed:
+    started: Sequence[Any] = [container for container in task.containers if container.start_at is not None]
+    exit_codes = [container.exit_code for container in task.containers if container.exit_code is not None]
+    details = f" with exit status {exit_codes[0]}" if exit_codes else ""
+    said = f": {task.error_message}" if task.error_message else ""
+    return errors.TaskFailed(
+        f"task {task.id} of {job.name} ended as {task.status!r}{details} {how}{said}",
+        ran="maybe" if started else "no",
+        task_id=task.id,
+        status=task.status,
+    )
+
+
+def _map(path: Path) -> memoryview:
+    """Map a file privately, so that arrays in it are writable and nothing is copied."""
+    with path.open("rb") as file:
+        if path.stat().st_size == 0:
+            return memoryview(bytearray())
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))

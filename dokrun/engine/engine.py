@@ -1,0 +1,130 @@
+"""An engine is what one profile's calls go through: a client, a bucket, a few threads, and the watcher."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dokrun import config
+from dokrun.api import Client
+from dokrun.bucket import Bucket
+from dokrun.config import Settings
+from dokrun.cost import Price
+from dokrun.engine.prepare import Job
+from dokrun.engine.run import Parts, Run
+from dokrun.engine.watch import Watcher
+from dokrun.errors import ConfigError
+from dokrun.future import Future
+
+# Downloads that go on at once.
+_THREADS = 4
+_PRICES_KEPT_S = 3600.0
+
+
+class Engine:
+    """Runs jobs on the account, or the emulator, that its settings name.
+
+    Raises:
+        ConfigError: no bucket is configured, or the profile `local` lacks its packages.
+        MissingCredentials: there is no API key.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = config.connect(settings)
+        if self.settings.bucket is None:
+            raise ConfigError(config.NO_BUCKET)
+        self.client = Client(
+            self.settings.access_token, self.settings.access_token_secret, base_url=self.settings.api_url
+        )
+        self._parts = Parts(
+            client=self.client,
+            bucket=Bucket(self.settings.bucket),
+            watcher=Watcher(self.client),
+            submissions=ThreadPoolExecutor(1, thread_name_prefix="dokrun-submit"),
+            threads=ThreadPoolExecutor(_THREADS, thread_name_prefix="dokrun-collect"),
+            prices=self.prices,
+            state_dir=self.settings.state_dir,
+        )
+        self._lock = threading.Lock()
+        self._unfinished: set[Run] = set()
+        self._prices: dict[str, Price] = {}
+        self._prices_until = 0.0
+
+    def submit(self, job: Job, future: Future[Any]) -> None:
+        """Run a job; its outcome goes to the future. Returns at once."""
+        run = Run(self._parts, job, future, self._forget)
+        with self._lock:
+            self._unfinished.add(run)
+        run.begin()
+
+    def prices(self) -> dict[str, Price]:
+        """Tell what a second costs on each plan, as the service says; asked for again after an hour.
+
+        Raises:
+            ApiError: the service refused or did not answer.
+        """
+        if time.monotonic() >= self._prices_until:
+            minimum = {plan.id: plan.minimum_execution_seconds for plan in self.client.plans.list().results}
+            listed = self.client.prices.list().results
+            self._prices = {unit.plan: Price(unit.plan, unit.price, minimum.get(unit.plan, 0)) for unit in listed}
+            self._prices_until = time.monotonic() + _PRICES_KEPT_S
+        return self._prices
+
+    def close(self) -> None:
+        """Cancel what is unfinished, say so in one line, and end the threads."""
+        with self._lock:
+            unfinished = list(self._unfinished)
+        for run in unfinished:
+            # At exit no thread may be there to do it; it is done below, in this one.
+            run.future.on_cancel = None
+            run.future.cancel()
+        self._parts.submissions.shutdown(wait=True)
+        self._parts.threads.shutdown(wait=True)
+        stopped = [run for run in unfinished if run.cancel()]
+        self._parts.watcher.close()
+        self._parts.bucket.close()
+        self.client.close()
+        if stopped:
+            names = ", ".join(f"{run.job.name} (task {run.future.task_id})" for run in stopped)
+            print(f"dokrun: cancelled what had not finished: {names}", file=sys.stderr)
+
+    def _forget(self, run: Run) -> None:
+        with self._lock:
+            self._unfinished.discard(run)
+
+
+_engines: dict[str | None, Engine] = {}
+_engines_lock = threading.Lock()
+_pid = os.getpid()
+
+
+def get(profile: str | None = None) -> Engine:
+    """Tell the engine of a profile, made when first asked for; None is the profile that the environment chooses."""
+    global _pid  # noqa: PLW0603 - the one replaceable default client, and the process that it belongs to
+    with _engines_lock:
+        if _pid != os.getpid():
+            # After a fork the threads are the parent's, and so are the tasks.
+            _engines.clear()
+            _pid = os.getpid()
+        engine = _engines.get(profile)
+        if engine is None:
+            engine = _engines[profile] = Engine(config.load(profile))
+            # Last registered is first called: before the local emulator, which the engine has just started, ends.
+            atexit.unregister(reset)
+            atexit.register(reset)
+        return engine
+
+
+def reset() -> None:
+    """Close all engines, so that the next call reads the settings anew. Unfinished jobs are cancelled."""
+    with _engines_lock:
+        engines = list(_engines.values())
+        _engines.clear()
+    if _pid == os.getpid():
+        for engine in engines:
+            engine.close()

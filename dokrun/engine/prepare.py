@@ -1,0 +1,86 @@
+"""From a call to a job: what can go wrong with the user's values goes wrong here, before anything is sent."""
+
+from __future__ import annotations
+
+import inspect
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cloudpickle
+
+from dokrun import keys
+from dokrun.options import DEFAULT_TIMEOUT_S, Options
+from dokrun.payload import serialize, source
+from dokrun.shim.envelope import Segment, segment_of
+
+
+@dataclass(frozen=True)
+class Call:
+    """One invocation of a user's function."""
+
+    id: str
+    function: Callable[..., Any]
+    signature: inspect.Signature
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work that one task will do, ready to be staged: the payload's header and its segments."""
+
+    id: str
+    attempt: int
+    name: str
+    options: Options
+    header: Mapping[str, Any]
+    segments: Sequence[Segment]
+
+    @property
+    def timeout_s(self) -> float:
+        """The longest that its calls may take, all together, in seconds."""
+        return float(sum(call["timeout_s"] for call in self.header["calls"]))
+
+
+def prepare(call: Call, options: Options) -> Job:
+    """Pickle a call and find the files that it needs. What the caller does to its arguments afterwards changes nothing.
+
+    Raises:
+        NotSerializable: names the argument, and where inside it.
+    """
+    segments: list[Segment] = []
+
+    def add(new: Sequence[Segment]) -> list[int]:
+        segments.extend(new)
+        return list(range(len(segments) - len(new), len(segments)))
+
+    job_id = keys.new_id()
+    serializer = serialize.Serializer()
+    arguments = add(serializer.arguments(call.signature, call.args, call.kwargs))
+    where = source.locate(call.function)
+    if where is None:
+        function: dict[str, Any] = {"value": add(serializer.function(call.function, call.name))}
+    else:
+        function = {"module": where.module, "name": where.name}
+        serializer.modules.add(where.module)
+    files = [(file.name, add([segment_of(file.path.read_bytes())])[0]) for file in source.collect(serializer.modules)]
+    header = {
+        "job": job_id,
+        "attempt": 1,
+        "python": platform.python_version(),
+        "cloudpickle": cloudpickle.__version__,
+        "functions": [function],
+        "calls": [
+            {
+                "id": call.id,
+                "function": 0,
+                "arguments": arguments,
+                "timeout_s": options.timeout_s or DEFAULT_TIMEOUT_S,
+            }
+        ],
+        "source": [{"path": name, "segment": number} for name, number in files],
+    }
+    return Job(job_id, 1, options.name or call.name, options, header, segments)

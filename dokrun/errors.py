@@ -1,0 +1,265 @@
+"""Every exception that dokrun raises on purpose.
+
+    DokrunError
+    ├── ConfigError                 a setting is missing or wrong; nothing was sent
+    │   └── MissingCredentials
+    ├── OptionError                 an option or a call signature is wrong (also a TypeError)
+    ├── NotSerializable             an argument or a function cannot be pickled; nothing was sent
+    ├── StorageError                the bucket refused, or gave no answer
+    ├── ApiError                    DOK's API: has method, path
+    │   ├── NoAnswer                no answer came: it may or may not have been received
+    │   │   └── NotSent             the request cannot have been received
+    │   ├── InvalidAnswer           an answer came that does not keep the contract
+    │   └── Refused                 an answer that is an error: has status, error_code, error_msg
+    │       ├── BadRequest          400, 413, 422
+    │       ├── Unauthorized        401
+    │       ├── Forbidden           403
+    │       ├── NotFound            404
+    │       ├── TooManyRequests     429
+    │       └── ServerError         500 and above
+    └── CallFailed                  a call has no value: has ran, call_id, task_id
+        ├── SubmitFailed            DOK did not take the task (ran = "no")
+        ├── TaskFailed              the task ended without an outcome: has status
+        ├── ShimFailed              the container could not read what was sent (ran = "no")
+        ├── CallTimeout             the call took longer than its `timeout` (ran = "yes")
+        ├── WorkerDied              the function's process died: has signal, exit_code (ran = "yes")
+        ├── ResultNotSerializable   the function returned what cannot be pickled (ran = "yes")
+        ├── ResultUnreadable        the result came and could not be opened; the file is kept
+        ├── Tampered                bytes do not match the digest that DOK vouches for
+        └── RemoteError             the function raised what cannot be unpickled here (ran = "yes")
+
+What the function itself raised is raised as itself, with its remote traceback as the cause.
+Errors carry their details as attributes and survive pickling.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal
+
+__all__ = [
+    "ApiError",
+    "BadRequest",
+    "CallFailed",
+    "CallTimeout",
+    "ConfigError",
+    "DokrunError",
+    "Forbidden",
+    "InvalidAnswer",
+    "MissingCredentials",
+    "NoAnswer",
+    "NotFound",
+    "NotSent",
+    "NotSerializable",
+    "OptionError",
+    "Refused",
+    "RemoteError",
+    "ResultNotSerializable",
+    "ResultUnreadable",
+    "ServerError",
+    "ShimFailed",
+    "StorageError",
+    "SubmitFailed",
+    "Tampered",
+    "TaskFailed",
+    "TooManyRequests",
+    "Unauthorized",
+    "WorkerDied",
+]
+
+Ran = Literal["no", "maybe", "yes"]
+
+
+def _restore(error_type: type[DokrunError], arguments: tuple[Any, ...], details: dict[str, Any]) -> DokrunError:
+    error = error_type.__new__(error_type, *arguments)
+    error.__dict__.update(details)
+    return error
+
+
+class DokrunError(Exception):
+    """Whatever dokrun raises on purpose; `except dokrun.DokrunError` catches all of it."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # BaseException's own way calls the class with `args` alone, which keyword-only details do not survive.
+        return _restore, (type(self), self.args, self.__dict__)
+
+
+class ConfigError(DokrunError):
+    """A setting is missing or wrong. Nothing was sent."""
+
+
+class MissingCredentials(ConfigError):
+    """No API key for DOK was found."""
+
+
+class OptionError(DokrunError, TypeError):
+    """An option or the arguments of a call are wrong. Raised where they are written; nothing was sent."""
+
+
+class NotSerializable(DokrunError, TypeError):
+    """An argument or a function cannot be pickled. Nothing was sent."""
+
+
+class StorageError(DokrunError):
+    """The object store refused a request or gave no answer."""
+
+
+class ApiError(DokrunError):
+    """A request to DOK's API failed. `method` and `path` say which; the query is never kept."""
+
+    def __init__(self, message: str, *, method: str = "", path: str = "") -> None:
+        super().__init__(message)
+        self.method = method
+        self.path = path
+
+
+class NoAnswer(ApiError):
+    """No complete answer came: the service may or may not have received the request."""
+
+
+class NotSent(NoAnswer):
+    """The connection could not be opened, so the service cannot have received the request."""
+
+
+class InvalidAnswer(ApiError):
+    """The service answered with something that does not keep its own contract."""
+
+
+class Refused(ApiError):
+    """The service answered with an error.
+
+    `status` is the HTTP status; `error_code` and `error_msg` are the service's own words, empty where it gave none;
+    `serial` is what the service's support asks for.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        method: str = "",
+        path: str = "",
+        status: int = 0,
+        error_code: str = "",
+        error_msg: str = "",
+        serial: str = "",
+    ) -> None:
+        super().__init__(message, method=method, path=path)
+        self.status = status
+        self.error_code = error_code
+        self.error_msg = error_msg
+        self.serial = serial
+
+
+class BadRequest(Refused):
+    """400, 413 or 422: the service does not accept what was sent."""
+
+
+class Unauthorized(Refused):
+    """401: the API key is missing, wrong, or lacks the permission for DOK."""
+
+
+class Forbidden(Refused):
+    """403: not allowed, or not in this state (a task that has ended cannot be cancelled)."""
+
+
+class NotFound(Refused):
+    """404: there is no such thing, or it is not yours."""
+
+
+class TooManyRequests(Refused):
+    """429: asked too often."""
+
+
+class ServerError(Refused):
+    """500 and above: the service failed. A request that changes something may have had its effect."""
+
+
+class CallFailed(DokrunError):
+    """A call ended without a value. `ran` says whether the user's function was started."""
+
+    def __init__(self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "") -> None:
+        super().__init__(message)
+        self.ran = ran
+        self.call_id = call_id
+        self.task_id = task_id
+
+
+class SubmitFailed(CallFailed):
+    """The job could not be staged, or DOK did not take the task."""
+
+
+class TaskFailed(CallFailed):
+    """The task ended without an outcome. `status` is DOK's word: error, aborted, canceled or done."""
+
+    def __init__(self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", status: str = "") -> None:
+        super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
+        self.status = status
+
+
+class ShimFailed(CallFailed):
+    """The container could not fetch, verify or read what was sent, so the function was not started."""
+
+
+class CallTimeout(CallFailed):
+    """The call took longer than its `timeout`; its process was killed."""
+
+
+class WorkerDied(CallFailed):
+    """The process that ran the function died. Exactly one of `signal` (a number) and `exit_code` is set."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ran: Ran,
+        call_id: str = "",
+        task_id: str = "",
+        signal: int | None = None,
+        exit_code: int | None = None,
+    ) -> None:
+        super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
+        self.signal = signal
+        self.exit_code = exit_code
+
+
+class ResultNotSerializable(CallFailed):
+    """The function returned something that cannot be pickled."""
+
+
+class ResultUnreadable(CallFailed):
+    """The result arrived and is verified, but cannot be unpickled here. The message names the file that keeps it."""
+
+
+class Tampered(CallFailed):
+    """Bytes that came back do not match their digest. They were not unpickled."""
+
+
+class RemoteError(CallFailed):
+    """The function raised an exception that cannot be unpickled here.
+
+    `type_name` is the exception's type and `remote_traceback` its text, as the container printed it.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ran: Ran = "yes",
+        call_id: str = "",
+        task_id: str = "",
+        type_name: str = "",
+        remote_traceback: str = "",
+    ) -> None:
+        super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
+        self.type_name = type_name
+        self.remote_traceback = remote_traceback
+
+
+def suggest(wrong: str, known: Iterable[str]) -> str:
+    """Tell the nearest known name as «; did you mean …?», or else all of them."""
+    known = sorted(known)
+    near = difflib.get_close_matches(wrong, known, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    return f"; known are {', '.join(known)}" if known else ""

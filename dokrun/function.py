@@ -1,0 +1,188 @@
+"""`@remote`: a function that runs on a GPU somewhere else when it is called."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import types
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+
+from dokrun import engine, keys
+from dokrun.cost import Price
+from dokrun.engine.prepare import Call, prepare
+from dokrun.errors import OptionError, suggest
+from dokrun.future import Future
+from dokrun.options import GivenOptions, Options
+from dokrun.shim import protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+P = ParamSpec("P")
+Q = ParamSpec("Q")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+S = TypeVar("S")
+
+
+class RemoteFunction(Generic[P, R_co]):
+    """A function that runs on DOK when it is called; the call returns a `Future` at once."""
+
+    __name__: str
+
+    def __init__(self, function: Callable[P, R_co], options: Options) -> None:
+        functools.update_wrapper(self, function)
+        self.__name__ = _name(function)
+        _check_kind(function, self.__name__)
+        self._function = function
+        self._options = options
+        self._signature = _signature(function)
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Future[R_co]:
+        """Send the call to DOK and return its future at once.
+
+        Raises:
+            OptionError: the arguments do not fit the function's signature, or no plan is given.
+            NotSerializable: an argument cannot be pickled; names which, and where inside it.
+            ConfigError: the profile is not complete.
+        """
+        self._check_arguments(args, kwargs)
+        if protocol.CALL_ID in os.environ:
+            raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
+        runs_on = engine.get(self._options.profile)
+        options = self._options.over(runs_on.settings.defaults)
+        if options.plan is None:
+            known = ", ".join(sorted(runs_on.prices()))
+            raise OptionError(f"{self.__name__} has no plan; write @remote(plan=…) with one of {known}")
+        call = Call(keys.new_id(), self._function, self._signature, self.__name__, args, kwargs)
+        job = prepare(call, options)
+        future: Future[R_co] = Future(call.id, job.name)
+        runs_on.submit(job, future)
+        return future
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run the function here and now, without pickling anything."""
+        return self._function(*args, **kwargs)
+
+    def options(self, **changed: Unpack[GivenOptions]) -> RemoteFunction[P, R_co]:
+        """Make a copy with other options, which are those of `remote`; `env` and `tags` are replaced whole.
+
+        Raises:
+            OptionError: an option is not known, or its value is wrong.
+        """
+        return RemoteFunction(self._function, self._options.updated(changed))
+
+    @property
+    def __dokrun_function__(self) -> Callable[P, R_co]:
+        """The function itself: what the container's worker looks for when it has imported the function's module."""
+        return self._function
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> RemoteFunction[P, R_co]: ...
+    @overload
+    def __get__(
+        self: RemoteFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None
+    ) -> RemoteFunction[Q, R_co]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        """Bind to an instance, as a method does."""
+        if instance is None:
+            return self
+        return RemoteFunction(types.MethodType(self._function, instance), self._options)
+
+    def __reduce__(self) -> Any:
+        return RemoteFunction, (self._function, self._options)
+
+    def __repr__(self) -> str:
+        """Tell the function's name and plan."""
+        return f"<dokrun.RemoteFunction {self.__name__} plan={self._options.plan}>"
+
+    def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            known = [p.name for p in self._signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
+            wrong = next((name for name in kwargs if name not in known), None)
+            hint = suggest(wrong, known) if wrong is not None else ""
+            raise OptionError(f"{self.__name__}{self._signature}: {error}{hint}") from None
+
+
+class Decorator(Protocol):
+    """What `remote(…)` returns: put on a function, it makes a RemoteFunction of the same types."""
+
+    def __call__(self, function: Callable[P, R], /) -> RemoteFunction[P, R]:
+        """Make the function remote."""
+
+
+@overload
+def remote(function: Callable[P, R], /) -> RemoteFunction[P, R]: ...
+@overload
+def remote(**options: Unpack[GivenOptions]) -> Decorator: ...
+def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function run on DOK when it is called.
+
+        @dok.remote(plan="h100-80gb", timeout="2h")
+        def train(cfg: Config) -> Metrics: ...
+
+        future = train(cfg)
+
+    Args:
+        function: the function, where `@remote` is written without parentheses.
+        plan: the machine: v100-32gb, h100-80gb, … (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
+        image: any image that has Python of this version; else the official slim one of the client's own version.
+        timeout: how long a call may take, as "2h", "90s", seconds or a timedelta; one hour if nothing is said.
+            The task gets a time limit of its own somewhat above it, since without one the service allows 20 days.
+        env: environment variables for the container. The project's members can read them.
+        tags: more tags for the task.
+        name: the name that the task bears, in place of the function's.
+        profile: whose account, in place of the one that the environment chooses.
+        **options: all of them but `function` are named.
+
+    Raises:
+        OptionError: an option is not known or wrong, or it is a kind of function that cannot be sent.
+    """
+    checked = Options().updated(options)
+
+    def decorate(function: Callable[..., Any]) -> RemoteFunction[..., Any]:
+        return RemoteFunction(function, checked)
+
+    return decorate if function is None else decorate(function)
+
+
+def prices(profile: str | None = None) -> dict[str, Price]:
+    """Tell what a second costs on each plan, as the service says, by the plan's id.
+
+    Raises:
+        ConfigError: the profile is not complete.
+        ApiError: the service refused or did not answer.
+    """
+    return dict(engine.get(profile).prices())
+
+
+def _check_kind(function: Callable[..., Any], name: str) -> None:
+    if not callable(function):
+        raise OptionError(f"@remote goes on a function, not on {type(function).__name__}; options are named: plan=…")
+    call = function if inspect.isroutine(function) or hasattr(function, "func") else type(function).__call__
+    if inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call):
+        raise OptionError(
+            f"{name} is a generator, whose values cannot be sent one by one; return a list, "
+            "or call a function that returns one value once for each"
+        )
+    if inspect.iscoroutinefunction(call):
+        raise OptionError(
+            f"{name} is a coroutine function; write `def {name}(…)` and `asyncio.run(…)` inside it. "
+            "Its future can be awaited all the same"
+        )
+
+
+def _name(function: Callable[..., Any]) -> str:
+    inner = getattr(function, "func", function)  # functools.partial
+    return str(getattr(inner, "__name__", type(inner).__name__))
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        return inspect.signature(function)
+    except ValueError:  # some functions written in C tell nothing
+        return inspect.signature(lambda *_args, **_kwargs: None)

@@ -1,0 +1,140 @@
+"""What can be said about a call in `@remote(…)` or in the profile's `[defaults]`: checked where it is written."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import timedelta
+from typing import Any, TypeAlias, TypedDict
+
+from dokrun.errors import OptionError, suggest
+from dokrun.shim.protocol import RESERVED_PREFIXES
+
+Duration: TypeAlias = "timedelta | str | int | float"
+
+DEFAULT_TIMEOUT_S = 3600.0
+# Keys and values of a container's environment together hold fewer characters than this, the service says. Some of them
+# are dokrun's own: two presigned addresses and their digests.
+ENVIRONMENT_CHARS = 8192
+OWN_ENVIRONMENT_CHARS = 4096
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+
+
+class GivenOptions(TypedDict, total=False):
+    """The options as the user writes them, for those who read types."""
+
+    plan: str
+    image: str
+    timeout: Duration
+    env: Mapping[str, str]
+    tags: Iterable[str]
+    name: str
+    profile: str
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a remote function. None and empty mean: the profile's default, else dokrun's.
+
+    `timeout_s` is how long one call may take, in seconds; one hour where nothing says otherwise.
+    """
+
+    plan: str | None = None
+    image: str | None = None
+    timeout_s: float | None = None
+    env: Mapping[str, str] = field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    name: str | None = None
+    profile: str | None = None
+
+    def updated(self, given: Mapping[str, Any]) -> Options:
+        """Make a copy with what is given, as the user writes it.
+
+        Raises:
+            OptionError: an option is not known, or its value is wrong.
+        """
+        return replace(self, **_checked(given))
+
+    def over(self, defaults: Options) -> Options:
+        """Make a copy with the profile's defaults where this says nothing; environments and tags are joined."""
+        mine = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        joined = {"env": {**defaults.env, **self.env}, "tags": (*defaults.tags, *self.tags)}
+        return replace(defaults, **{**mine, **joined})
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            raise OptionError(f"@remote has no option {name!r}{suggest(name, _CHECKS)}")
+        key = "timeout_s" if name == "timeout" else name
+        checked[key] = check(name, value)
+    return checked
+
+
+def seconds(name: str, value: Duration) -> float:
+    """Read a duration: a timedelta, a number of seconds, or text such as "90s", "15m", "1h30m", "2d".
+
+    Raises:
+        OptionError: it cannot be read, or is not positive.
+    """
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        result = float(value)
+    elif isinstance(value, str) and re.fullmatch(rf"(?:{_DURATION.pattern}\s*)+", value.strip()):
+        result = sum(float(number) * _UNITS[unit] for number, unit in _DURATION.findall(value))
+    else:
+        raise OptionError(
+            f'{name}={value!r} is not a duration; write "90s", "15m", "1h30m", a number of seconds or a timedelta'
+        )
+    if not 0 < result < float("inf"):
+        raise OptionError(f"{name}={value!r} must be more than zero and have an end")
+    return result
+
+
+def _text(name: str, value: object) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise OptionError(f"{name}={value!r} must be a text that is not empty")
+    return value
+
+
+def _environment(name: str, value: object) -> dict[str, str]:
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
+        raise OptionError(f"{name}= must map names to texts")
+    for key in value:
+        if key.startswith(RESERVED_PREFIXES):
+            raise OptionError(f"{name}= sets {key!r}, but names that begin with SAKURA_ and DOKRUN_ are reserved")
+        if not key or "=" in key or "\0" in key + value[key]:
+            raise OptionError(f"{name}= sets {key!r}, which is not a name that an environment can hold")
+    size = sum(len(key) + len(text) for key, text in value.items())
+    if size > ENVIRONMENT_CHARS - OWN_ENVIRONMENT_CHARS:
+        limit = ENVIRONMENT_CHARS - OWN_ENVIRONMENT_CHARS
+        raise OptionError(f"{name}= holds {size} characters, and {limit} fit; pass large values as arguments")
+    return dict(value)
+
+
+def _tags(name: str, value: object) -> tuple[str, ...]:
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise OptionError(f"{name}={value!r} must be a list of texts")
+    tags = tuple(value)
+    for tag in tags:
+        _text(name, tag)
+        if tag.startswith("dokrun"):
+            raise OptionError(f"{name}= holds {tag!r}, but tags that begin with dokrun are reserved")
+    return tags
+
+
+_CHECKS = {
+    "plan": _text,
+    "image": _text,
+    "timeout": seconds,
+    "env": _environment,
+    "tags": _tags,
+    "name": _text,
+    "profile": _text,
+}

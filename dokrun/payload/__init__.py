@@ -1,0 +1,1 @@
+"""What travels to the container: values, the user's source files, the shim. No network."""

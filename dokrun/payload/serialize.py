@@ -1,0 +1,148 @@
+"""Pickle functions and arguments, and say where inside a value the part lies that cannot be pickled."""
+
+from __future__ import annotations
+
+import inspect
+import io
+from collections.abc import Callable, Iterator, Mapping
+from types import FunctionType, ModuleType
+from typing import Any
+
+import cloudpickle
+
+from dokrun.errors import NotSerializable
+from dokrun.shim.envelope import Segment, dump_value
+
+# A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
+_MAX_DEPTH = 8
+_MAX_PARTS = 10_000
+
+
+class Serializer:
+    """Pickles what one job sends.
+
+    `modules` gathers the names of the modules that the pickles refer to, which the container must be able to import.
+    """
+
+    def __init__(self) -> None:
+        self.modules: set[str] = set()
+
+    def arguments(
+        self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> list[Segment]:
+        """Pickle a call's arguments: the pickle first, then its out-of-band buffers, which stay where they lie.
+
+        Raises:
+            NotSerializable: names the argument and the path inside it, as in `argument cfg.logger: cannot pickle …`.
+        """
+        try:
+            return dump_value((args, dict(kwargs)), self._dumps)
+        except Exception as error:
+            bound = signature.bind(*args, **kwargs).arguments
+            raise _not_serializable("argument", bound.items(), error) from error
+
+    def function(self, function: Callable[..., Any], name: str) -> list[Segment]:
+        """Pickle a function by value, with what it refers to.
+
+        Raises:
+            NotSerializable: names the global or the closure variable that cannot be pickled.
+        """
+        try:
+            return dump_value(function, self._dumps)
+        except Exception as error:
+            raise _not_serializable(f"function {name}:", _references(function), error) from error
+
+    def _dumps(self, value: Any, **options: Any) -> bytes:
+        file = io.BytesIO()
+        _Pickler(file, self.modules, **options).dump(value)
+        return file.getvalue()
+
+
+class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle has no types
+    """A cloudpickler that notes whose module each class, function and module is that it meets."""
+
+    def __init__(self, file: io.BytesIO, modules: set[str], **options: Any) -> None:
+        super().__init__(file, **options)
+        self._modules = modules
+
+    def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, ModuleType):
+            self._modules.add(value.__name__)
+        elif isinstance(value, (type, FunctionType)) and isinstance(value.__module__, str):
+            self._modules.add(value.__module__)
+        return super().reducer_override(value)
+
+
+def _not_serializable(what: str, parts: Any, error: Exception) -> NotSerializable:
+    budget = iter(range(_MAX_PARTS))
+    for name, value in parts:
+        reason = _problem(value)
+        if reason is not None:
+            path, reason = _deepest(name, value, reason, _MAX_DEPTH, budget)
+            return NotSerializable(
+                f"{what} {path}: {reason}; make it inside the function, or pass what it is made from"
+            )
+    return NotSerializable(f"{what.rstrip(':')}: {_message(error)}")
+
+
+def _deepest(path: str, value: Any, reason: str, depth: int, budget: Iterator[int]) -> tuple[str, str]:
+    if depth == 0:
+        return path, reason
+    for step, part in _parts(value):
+        if next(budget, None) is None:
+            break
+        inner = _problem(part)
+        if inner is not None:
+            return _deepest(path + step, part, inner, depth - 1, budget)
+    return path, reason
+
+
+def _problem(value: Any) -> str | None:
+    try:
+        # Buffers are left out on purpose: they always travel, and copying them here would cost memory.
+        cloudpickle.CloudPickler(io.BytesIO(), protocol=5, buffer_callback=lambda _buffer: None).dump(value)
+    except Exception as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
+        return _message(error)
+    return None
+
+
+def _message(error: Exception) -> str:
+    text = str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a value is made of, with the step that leads to it: `.name`, `["key"]`, `[0]`."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield f"[{key if isinstance(key, (str, int)) else type(key).__name__!r}]", part
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for position, part in enumerate(value):
+            yield f"[{position}]", part
+    elif callable(value) and hasattr(value, "__code__"):
+        for name, part in _references(value):
+            yield f".{name}", part
+    elif isinstance(getattr(value, "__dict__", None), dict):
+        for name, part in vars(value).items():
+            yield f".{name}", part
+
+
+def _references(function: Any) -> Iterator[tuple[str, Any]]:
+    """Yield what a function refers to: its closure, its globals, its defaults, and the instance of a method."""
+    if inspect.ismethod(function):
+        yield "self", function.__self__
+        function = function.__func__
+    inner = getattr(function, "func", None)
+    if inner is not None:  # functools.partial
+        yield "func", inner
+        yield "args", function.args
+        yield "keywords", function.keywords
+        return
+    try:
+        found = inspect.getclosurevars(function)
+    except (TypeError, ValueError):
+        return
+    yield from found.nonlocals.items()
+    yield from found.globals.items()
+    for position, default in enumerate(getattr(function, "__defaults__", None) or ()):
+        yield f"default {position}", default

@@ -1,0 +1,131 @@
+"""The one file format of dokrun: payloads go out and results come back in it.
+
+    8 bytes   magic
+    8 bytes   length of the header, little-endian
+    header    JSON; `format` and `segments` are the envelope's own, the rest is the writer's
+    padding   to a multiple of 64
+    body      inline segments, each at a multiple of 64
+
+A segment is `{"sha256", "size", "at"}`: bytes in the body, `at` counted from the body's start; or
+`{"sha256", "size", "url"}`: bytes that lie elsewhere. A value is its pickle (protocol 5) followed by its out-of-band
+buffers; 64-byte alignment lets an array be used where it lies.
+
+Reading checks the format, not the digests: whoever fetched the bytes has compared their digest with one that came by
+a channel that only DOK writes.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import hashlib
+import json
+import pickle
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+from . import protocol
+
+MAGIC = b"\x89DOKRUN\n"
+ALIGNMENT = 64
+# Below this a buffer costs more as a segment than it saves by not being copied into the pickle.
+SMALLEST_BUFFER = 1024
+
+Buffer = Union[bytes, bytearray, memoryview]
+
+
+class EnvelopeError(ValueError):
+    """The bytes are not an envelope that this version can read."""
+
+
+class Segment(NamedTuple):
+    """Some bytes, by digest and size; they are in `data`, or at `url`, or both."""
+
+    sha256: str
+    size: int
+    data: Optional[memoryview] = None
+    url: Optional[str] = None
+
+
+def segment_of(data: Buffer) -> Segment:
+    """Make the segment of some bytes, which stay where they lie."""
+    view = memoryview(data).cast("B")
+    return Segment(hashlib.sha256(view).hexdigest(), view.nbytes, view)
+
+
+def dump_value(value: Any, dumps: Callable[..., bytes]) -> List[Segment]:
+    """Pickle a value (with `dumps`, pickle's or cloudpickle's) without copying its large buffers."""
+    buffers: List[memoryview] = []
+
+    def keep_in_band(buffer: pickle.PickleBuffer) -> bool:
+        raw = buffer.raw()
+        if raw.nbytes < SMALLEST_BUFFER:
+            return True
+        buffers.append(raw)
+        return False
+
+    data = dumps(value, protocol=5, buffer_callback=keep_in_band)
+    return [segment_of(data), *map(segment_of, buffers)]
+
+
+def load_value(buffers: Sequence[Buffer]) -> Any:
+    """Unpickle a value. Its bytes must have been verified before."""
+    return pickle.loads(buffers[0], buffers=buffers[1:])  # noqa: S301 - the caller has verified the digest
+
+
+def _aligned(position: int) -> int:
+    return -(-position // ALIGNMENT) * ALIGNMENT
+
+
+def pack(header: Dict[str, Any], segments: Iterable[Segment]) -> bytes:
+    """Write an envelope. Segments that have a `url` are named in it; the others ride in its body."""
+    table: List[Dict[str, Any]] = []
+    body: List[Buffer] = []
+    end = 0
+    for segment in segments:
+        entry: Dict[str, Any] = {"sha256": segment.sha256, "size": segment.size}
+        if segment.url is not None:
+            entry["url"] = segment.url
+        elif segment.data is not None:
+            start = _aligned(end)
+            body += [bytes(start - end), segment.data]
+            entry["at"] = start
+            end = start + segment.size
+        else:
+            raise EnvelopeError("a segment has neither bytes nor a url")
+        table.append(entry)
+    text = json.dumps({**header, "format": protocol.FORMAT, "segments": table}, separators=(",", ":")).encode()
+    start = len(MAGIC) + 8 + len(text)
+    return b"".join([MAGIC, len(text).to_bytes(8, "little"), text, bytes(_aligned(start) - start), *body])
+
+
+def unpack(data: Buffer) -> Tuple[Dict[str, Any], List[Segment]]:
+    """Read an envelope: its header, and its segments as views of `data`.
+
+    Raises:
+        EnvelopeError: it is not an envelope, is cut short, or has a format that this version does not know.
+    """
+    view = memoryview(data).cast("B")
+    if bytes(view[: len(MAGIC)]) != MAGIC:
+        raise EnvelopeError("not a dokrun envelope")
+    start = len(MAGIC) + 8
+    end = start + int.from_bytes(view[len(MAGIC) : start], "little")
+    try:
+        header = json.loads(bytes(view[start:end]))
+        found = header["format"]
+        table = header["segments"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise EnvelopeError("the envelope's header is cut or broken") from error
+    if found != protocol.FORMAT:
+        raise EnvelopeError(f"the envelope has format {found}; this side reads format {protocol.FORMAT}")
+    body = view[_aligned(end) :]
+    return header, [_segment(entry, body) for entry in table]
+
+
+def _segment(entry: Dict[str, Any], body: memoryview) -> Segment:
+    try:
+        sha256, size, at, url = entry["sha256"], entry["size"], entry.get("at"), entry.get("url")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise EnvelopeError("the envelope's header is cut or broken") from error
+    if url is not None:
+        return Segment(sha256, size, None, url)
+    if not (isinstance(at, int) and isinstance(size, int) and 0 <= at <= at + size <= body.nbytes):
+        raise EnvelopeError("the envelope is cut short")
+    return Segment(sha256, size, body[at : at + size])

@@ -1,0 +1,84 @@
+"""The file format that both sides share."""
+
+from __future__ import annotations
+
+import pickle
+
+import cloudpickle
+import numpy as np
+import pytest
+
+from dokrun.shim import envelope
+from dokrun.shim.envelope import EnvelopeError, Segment
+
+
+def packed(value: object = "x", **header: object) -> bytes:
+    segments = envelope.dump_value(value, cloudpickle.dumps)
+    return envelope.pack({"value": list(range(len(segments))), **header}, segments)
+
+
+def test_what_is_packed_comes_back() -> None:
+    array = np.arange(5000.0)
+    header, segments = envelope.unpack(packed([array, "text"], job="j"))
+    assert header["job"] == "j"
+    value = envelope.load_value([segments[number].data or b"" for number in header["value"]])
+    np.testing.assert_array_equal(value[0], array)
+    assert value[1] == "text"
+
+
+def test_large_buffers_are_segments_of_their_own_at_aligned_places() -> None:
+    _, segments = envelope.unpack(packed([np.arange(5000.0), np.arange(777, dtype=np.uint16)]))
+    assert [segment.size for segment in segments[1:]] == [40000, 1554]
+    data = packed([np.arange(5000.0)])
+    _, (_, buffer) = envelope.unpack(data)
+    assert buffer.data is not None
+    start = data.index(bytes(buffer.data))
+    assert start % envelope.ALIGNMENT == 0
+
+
+def test_small_buffers_ride_in_the_pickle() -> None:
+    assert len(envelope.dump_value(np.arange(10), cloudpickle.dumps)) == 1
+
+
+def test_dumping_copies_no_large_buffer() -> None:
+    array = np.zeros(100_000)
+    _, buffer = envelope.dump_value(array, cloudpickle.dumps)
+    array[0] = 7.0
+    assert buffer.data is not None
+    assert bytes(buffer.data[:8]) == array[:1].tobytes()
+
+
+def test_a_segment_elsewhere_is_named_by_its_url() -> None:
+    _, segments = envelope.unpack(envelope.pack({}, [Segment("0" * 64, 5, None, "https://a/b")]))
+    assert segments == [Segment("0" * 64, 5, None, "https://a/b")]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"PK\x03\x04" + bytes(100),
+        packed()[:12],
+        packed()[:40],
+        packed(np.arange(5000.0))[:-1],
+        packed().replace(b'"format":1', b'"format":9'),
+        packed().replace(b'"segments":[', b'"segments":[1,'),
+        packed().replace(b'"at":0', b'"at":9'),
+        packed().replace(b'"at":0', b'"at":-1').replace(b'"size":', b'"siz":'),
+        envelope.MAGIC + (2**40).to_bytes(8, "little") + b"{}",
+    ],
+    ids=["empty", "zip", "no header", "half header", "cut body", "format", "table", "beyond", "no size", "huge"],
+)
+def test_what_is_no_whole_envelope_is_refused(broken: bytes) -> None:
+    with pytest.raises(EnvelopeError):
+        envelope.unpack(broken)
+
+
+def test_an_unknown_format_names_both_sides_formats() -> None:
+    with pytest.raises(EnvelopeError, match="has format 9; this side reads format 1"):
+        envelope.unpack(packed().replace(b'"format":1', b'"format":9'))
+
+
+def test_a_value_is_loaded_by_the_standard_pickle() -> None:
+    segments = envelope.dump_value({"a": 1}, pickle.dumps)
+    assert envelope.load_value([segment.data or b"" for segment in segments]) == {"a": 1}

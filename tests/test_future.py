@@ -1,0 +1,79 @@
+"""The future as a thing of its own; what it does with a real call is in test_road and test_failures."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+
+import pytest
+
+import dokrun as dok
+
+
+def cancel_from_many_threads(future: dok.Future[int]) -> list[int]:
+    """Tell how often the engine heard of it."""
+    told: list[int] = []
+    future.on_cancel = lambda: told.append(1)
+    barrier = threading.Barrier(4)
+
+    def cancel() -> bool:
+        barrier.wait()
+        return future.cancel()
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        assert all(done.result() for done in [pool.submit(cancel) for _ in range(4)])
+    return told
+
+
+def make() -> dok.Future[int]:
+    return dok.Future("c" * 32, "train")
+
+
+def test_cancelling_tells_the_waiters_the_callbacks_and_the_engine_once() -> None:
+    future, told = make(), list[str]()
+    future.on_cancel = lambda: told.append("engine")
+    future.add_done_callback(lambda _: told.append("callback"))
+    assert future.cancel()
+    assert future.cancel()
+    assert sorted(told) == ["callback", "engine"]
+    done, _ = concurrent.futures.wait([future], timeout=0)
+    assert done == {future}
+
+
+def test_many_threads_may_cancel_at_once() -> None:
+    for _ in range(50):
+        assert cancel_from_many_threads(make()) == [1]
+
+
+def test_an_outcome_after_a_cancellation_is_dropped() -> None:
+    future = make()
+    future.cancel()
+    future.settle(1)
+    future.fail(ValueError())
+    assert future.cancelled()
+
+
+def test_a_second_outcome_is_a_defect_and_not_dropped() -> None:
+    future = make()
+    future.settle(1)
+    with pytest.raises(concurrent.futures.InvalidStateError):
+        future.settle(2)
+
+
+def test_cancelling_an_asyncio_wait_cancels_the_call() -> None:
+    future = make()
+
+    async def wait() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(future, 0.01)
+
+    asyncio.run(wait())
+    assert future.cancelled()
+
+
+def test_it_shows_its_function_its_call_and_its_state() -> None:
+    future = make()
+    assert repr(future) == "<dokrun.Future train cccccccc preparing>"
+    future.cancel()
+    assert "cancelled" in repr(future)

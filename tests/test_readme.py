@@ -1,0 +1,31 @@
+"""The README's code runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(blocks), encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    first, receipt, sweep = done.stdout.splitlines()
+    assert "'cloud': 5" in first
+    assert re.fullmatch(r"¥0\.\d\d \(\d+ s billed on v100-32gb, \d+ s run\)", receipt)
+    assert sweep == "[{'one': 3, 'line': 4}, {'another': 7, 'line': 4}]"

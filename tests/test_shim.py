@@ -1,0 +1,393 @@
+"""The shim as the container sees it: real child processes, payloads that misbehave on purpose."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import http.server
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import pytest
+
+import dokrun.shim
+from dokrun.payload import shim
+from dokrun.shim import envelope, protocol
+from dokrun.shim.envelope import Segment
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+class Site:
+    """A web server that serves what it is told to, and counts what it was asked for."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.answers: dict[str, list[int]] = {}
+        self.asked: list[str] = []
+        site = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                site.asked.append(path)
+                status = site.answers.get(path, [])
+                code = status.pop(0) if status else 200
+                body = site.files.get(path, b"")
+                self.send_response(code if path in site.files else 404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                if code == 200:
+                    self.wfile.write(body)
+
+            def log_message(self, *_args: object) -> None:
+                """Say nothing."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+class Container:
+    """What the service would give the shim: a task id, an artifact folder, an environment."""
+
+    def __init__(self, folder: Path, site: Site) -> None:
+        self.folder = folder
+        self.site = site
+        self.artifact = folder / "artifact"
+        self.artifact.mkdir()
+        self.pyz = folder / "shim.pyz"
+        self.pyz.write_bytes(shim.build().data)
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "TMPDIR": str(folder),
+            protocol.TASK_ID: "task-1",
+            protocol.ARTIFACT_DIR: str(self.artifact),
+        }
+
+    def give(self, payload: bytes, **changed: str) -> None:
+        path = f"/{len(self.site.files)}"
+        self.site.files[path] = payload
+        self.environment |= {
+            protocol.PAYLOAD_URL: f"{self.site.url}{path}?signature=canary",
+            protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
+            protocol.PAYLOAD_SIZE: str(len(payload)),
+            **changed,
+        }
+
+    def start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, str(self.pyz)],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self) -> str:
+        process = self.start()
+        output, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, output
+        return output
+
+    @property
+    def manifest(self) -> Any:
+        return json.loads((self.artifact / protocol.MANIFEST).read_bytes())
+
+    def report(self, number: int = 0) -> Any:
+        entry = self.manifest["calls"][number]["report"]
+        data = (self.artifact / entry["path"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
+        header, segments = envelope.unpack(data)
+        return header, segments
+
+    def value(self, number: int = 0) -> Any:
+        header, segments = self.report(number)
+        assert header["kind"] == "value", header
+        return envelope.load_value([segments[index].data for index in header["value"]])
+
+
+@pytest.fixture
+def container(tmp_path: Path, site: Site) -> Container:
+    return Container(tmp_path, site)
+
+
+def payload(*functions: Callable[..., Any], timeout_s: float = 60.0, **header: Any) -> bytes:
+    """Make a payload with one call for each function, without arguments."""
+    segments: list[Segment] = []
+    tables: dict[str, list[Any]] = {"functions": [], "calls": []}
+    for number, function in enumerate(functions):
+        for key, value in (("functions", function), ("calls", ((), {}))):
+            new = envelope.dump_value(value, cloudpickle.dumps)
+            segments += new
+            places = list(range(len(segments) - len(new), len(segments)))
+            if key == "functions":
+                tables[key].append({"value": places})
+            else:
+                tables[key].append(
+                    {"id": f"{number:032x}", "function": number, "arguments": places, "timeout_s": timeout_s}
+                )
+    told = {"job": "j", "attempt": 1, "python": platform.python_version(), "cloudpickle": cloudpickle.__version__}
+    return envelope.pack({**told, **tables, "source": [], **header}, segments)
+
+
+def test_a_value_is_reported_and_the_manifest_vouches_for_it(container: Container) -> None:
+    container.give(payload(lambda: {"answer": 42}))
+    container.run()
+    assert container.manifest["failure"] is None
+    assert (container.manifest["job"], container.manifest["attempt"]) == ("j", 1)
+    assert container.value() == {"answer": 42}
+
+
+def test_prints_reach_the_log_as_they_happen(container: Container, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    os.mkfifo(gate)
+
+    def talk() -> None:
+        print("before")
+        gate.read_bytes()
+        print("after", file=sys.stderr)
+
+    container.give(payload(talk))
+    with container.start() as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "before\n", "it is here while the function waits"
+        gate.write_bytes(b"go")
+        assert process.stdout.read() == "after\n"
+
+
+def test_calls_are_drained_in_order_and_a_death_costs_only_its_own_call(container: Container) -> None:
+    container.give(payload(lambda: 1, lambda: os._exit(9), lambda: 3))
+    container.run()
+    assert container.value(0) == 1
+    assert container.manifest["calls"][1]["failure"]["exit_code"] == 9
+    assert container.value(2) == 3
+
+
+def test_a_function_is_unpickled_once_and_keeps_what_it_remembers(container: Container) -> None:
+    def remember(seen: list[int] = []) -> int:  # noqa: B006 - that it is kept is the point
+        seen.append(1)
+        return len(seen)
+
+    data = payload(remember, remember)
+    header, segments = envelope.unpack(data)
+    header["calls"][1]["function"] = 0
+    container.give(envelope.pack(header, segments))
+    container.run()
+    assert [container.value(0), container.value(1)] == [1, 2]
+
+
+def test_a_timeout_ends_the_worker_with_all_its_children(container: Container, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+
+    def stuck() -> None:
+        subprocess.Popen(["sleep", "600"], stdout=held.open("wb"))
+        time.sleep(600)
+
+    container.give(payload(stuck, timeout_s=1.0))
+    reader = threading.Thread(target=held.read_bytes)
+    reader.start()
+    container.run()
+    reader.join(timeout=30)
+    assert not reader.is_alive(), "the pipe's last writer, a grandchild, is gone"
+    assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
+
+
+def test_a_child_that_outlives_its_dead_worker_does_not_hide_the_death(container: Container) -> None:
+    def orphan() -> None:
+        if os.fork() == 0:
+            time.sleep(600)
+        os._exit(3)
+
+    container.give(payload(orphan))
+    container.run()
+    assert container.manifest["calls"][0]["failure"]["exit_code"] == 3
+
+
+def test_being_stopped_is_an_outcome_too(container: Container, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    os.mkfifo(started)
+
+    def wait() -> None:
+        started.write_bytes(b"1")
+        time.sleep(600)
+
+    container.give(payload(wait, lambda: 2))
+    process = container.start()
+    started.read_bytes()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    told = [(call["failure"]["reason"], call["failure"]["ran"]) for call in container.manifest["calls"]]
+    assert told == [(protocol.STOPPED, "yes"), (protocol.STOPPED, "no")]
+
+
+def test_a_passing_refusal_of_the_store_is_tried_again(container: Container, site: Site) -> None:
+    container.give(payload(lambda: 1))
+    path = "/" + container.environment[protocol.PAYLOAD_URL].rpartition("/")[2].partition("?")[0]
+    site.answers[path] = [503, 500]
+    container.run()
+    assert site.asked.count(path) == 3
+    assert container.value() == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({protocol.PAYLOAD_SHA256: "0" * 64}, "do not match the digest"),
+        ({protocol.PAYLOAD_SIZE: "100"}, "do not match the digest"),
+        ({protocol.PAYLOAD_SIZE: "soon"}, "could not be received"),
+        ({protocol.PAYLOAD_URL: ""}, "could not be received"),
+    ],
+)
+def test_a_payload_that_is_not_the_announced_one_is_never_unpickled(
+    container: Container, tmp_path: Path, change: dict[str, str], problem: str
+) -> None:
+    mark = tmp_path / "unpickled"
+    container.give(payload(mark.touch), **change)
+    container.run()
+    failure = container.manifest["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.UNREADABLE_PAYLOAD, "no")
+    assert problem in failure["message"]
+    assert "canary" not in failure["message"], "the query is a signature"
+    assert not mark.exists()
+
+
+def test_a_payload_that_is_gone_is_told_without_its_signature(container: Container, site: Site) -> None:
+    container.give(payload(lambda: 1), **{protocol.PAYLOAD_URL: f"{site.url}/gone?signature=canary"})
+    output = container.run()
+    assert "HTTP 404" in container.manifest["failure"]["message"]
+    assert "canary" not in container.manifest["failure"]["message"] + output
+
+
+def test_a_pickle_of_another_python_is_refused_with_both_versions(container: Container) -> None:
+    container.give(payload(lambda: 1, python="3.1.4"))
+    container.run()
+    failure = container.manifest["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
+    assert "Python 3.1.4" in failure["message"]
+    assert platform.python_version() in failure["message"]
+
+
+def test_a_source_file_that_would_lie_elsewhere_is_refused(container: Container, tmp_path: Path) -> None:
+    container.give(payload(lambda: 1, source=[{"path": "../outside.py", "segment": 0}]))
+    container.run()
+    assert "outside of its folder" in container.manifest["failure"]["message"]
+    assert not list(tmp_path.rglob("outside.py"))
+
+
+def test_a_function_whose_module_is_missing_has_not_run(container: Container) -> None:
+    container.give(payload(lambda: 1, functions=[{"module": "no_such_module", "name": "f"}]))
+    container.run()
+    header, _ = container.report()
+    assert (header["failure"]["reason"], header["failure"]["ran"]) == (protocol.UNREADABLE_PAYLOAD, "no")
+    assert "no_such_module" in header["failure"]["message"]
+
+
+def test_the_worker_does_not_see_the_payloads_address(container: Container) -> None:
+    container.give(payload(lambda: dict(os.environ)))
+    container.run()
+    seen = container.value()
+    assert not set(protocol.PAYLOAD_VARIABLES) & set(seen)
+    assert (seen[protocol.CALL_ID], seen[protocol.ATTEMPT], seen[protocol.TASK_ID]) == (f"{0:032x}", "1", "task-1")
+
+
+def test_a_result_that_does_not_fit_on_the_disk_is_still_an_outcome(container: Container) -> None:
+    import resource
+
+    def too_large() -> bytes:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        return b"x" * 5000
+
+    container.give(payload(too_large))
+    container.run()
+    failure = container.manifest["calls"][0]["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
+    assert not list(container.artifact.rglob("*.part"))
+
+
+def test_nothing_of_the_shims_own_stays_in_the_container(container: Container, tmp_path: Path) -> None:
+    container.give(payload(lambda: 1))
+    container.run()
+    assert {path.name for path in tmp_path.iterdir()} == {"artifact", "shim.pyz"}
+
+
+def bootstrap(container: Container, url: str, sha256: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+    command = [*shim.ENTRYPOINT, *shim.injected_command(url, sha256)]
+    environment = {**container.environment, **({"PATH": path} if path else {})}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Container, site: Site) -> None:
+    container.give(payload(lambda: "injected"))
+    site.files["/shim"] = shim.build().data
+    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256)
+    assert done.returncode == 0, done.stderr
+    assert container.value() == "injected"
+
+
+def test_the_injected_command_runs_nothing_that_does_not_match(container: Container, site: Site) -> None:
+    container.give(payload(lambda: 1))
+    site.files["/forged"] = shim.build().data + b"x"
+    done = bootstrap(container, f"{site.url}/forged?signature=canary", shim.build().sha256)
+    assert done.returncode != 0
+    assert "does not match its digest; nothing was run" in done.stderr
+    assert "canary" not in done.stderr
+    assert not (container.artifact / protocol.MANIFEST).exists()
+
+
+def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site, tmp_path: Path) -> None:
+    container.give(payload(lambda: 1))
+    site.files["/shim"] = shim.build().data
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / "python").chmod(0o755)
+    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256, path=str(folder))
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_archive_is_reproducible_and_small() -> None:
+    first = shim.build().data
+    shim.build.cache_clear()
+    assert shim.build().data == first
+    assert len(first) < 64 * 1024
+    names = zipfile.ZipFile(BytesIO(first)).namelist()
+    assert "dokrun_shim/supervisor.py" in names
+    assert "cloudpickle/cloudpickle.py" in names
+
+
+def test_the_shim_is_python_3_9_and_imports_only_the_standard_library_and_cloudpickle() -> None:
+    for path in Path(dokrun.shim.__file__).parent.glob("*.py"):
+        tree = ast.parse(path.read_text(), feature_version=(3, 9))
+        for node in ast.walk(tree):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module or ""]
+            for name in names:
+                assert name.partition(".")[0] in {*sys.stdlib_module_names, "cloudpickle"}, f"{path.name}: {name}"

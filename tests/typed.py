@@ -1,0 +1,40 @@
+"""Read by the type checker only: that the types of a function's arguments and result survive `@remote`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import dokrun as dok
+
+if TYPE_CHECKING:
+    from typing_extensions import assert_type
+
+    @dok.remote(plan="h100-80gb", timeout="2h", env={"A": "1"}, tags=["t"])
+    def train(name: str, *, epochs: int = 1) -> float:
+        return 0.0
+
+    @dok.remote
+    def plain(number: int) -> list[int]:
+        return [number]
+
+    class Model:
+        @dok.remote(plan="h100-80gb")
+        def fit(self, steps: int) -> str:
+            return ""
+
+    async def wait() -> None:
+        assert_type(await train("a"), float)
+
+    assert_type(train("a", epochs=2), dok.Future[float])
+    assert_type(train("a").result(timeout=1.0), float)
+    assert_type(train.local("a"), float)
+    assert_type(train.options(plan="v100-32gb")("a"), dok.Future[float])
+    assert_type(plain(1).result(), list[int])
+    assert_type(Model().fit(3), dok.Future[str])
+    assert_type(dok.prices(), dict[str, dok.Price])
+
+    train(1)  # type: ignore[arg-type]
+    train("a", epoch=1)  # type: ignore[call-arg]
+    train.options(plan=1)  # type: ignore[arg-type]
+    dok.remote(pln="h100-80gb")  # type: ignore[call-overload]
+    Model().fit("many")  # type: ignore[arg-type]
