@@ -58,7 +58,9 @@ def test_without_credentials_it_runs_on_the_emulator_says_so_in_one_line_and_lea
 
 
 HELD = """
-    import dokrun as dok, os, sys, time
+    import dokrun as dok, os, signal, sys, time
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 
     @dok.remote(plan="v100-32gb")
     def hold(path):

@@ -337,9 +337,15 @@ def test_nothing_of_the_shims_own_stays_in_the_container(container: Container, t
     assert {path.name for path in tmp_path.iterdir()} == {"artifact", "shim.pyz"}
 
 
-def bootstrap(container: Container, url: str, sha256: str, path: str | None = None) -> subprocess.CompletedProcess[str]:
+def bootstrap(
+    container: Container, url: str, sha256: str, *, python: str = "python3"
+) -> subprocess.CompletedProcess[str]:
+    folder = container.folder / "bin"
+    folder.mkdir()
+    (folder / python).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (folder / python).chmod(0o755)
     command = [*shim.ENTRYPOINT, *shim.injected_command(url, sha256)]
-    environment = {**container.environment, **({"PATH": path} if path else {})}
+    environment = {**container.environment, "PATH": str(folder)}
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
@@ -361,14 +367,10 @@ def test_the_injected_command_runs_nothing_that_does_not_match(container: Contai
     assert not (container.artifact / protocol.MANIFEST).exists()
 
 
-def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site, tmp_path: Path) -> None:
+def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
     site.files["/shim"] = shim.build().data
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    (folder / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (folder / "python").chmod(0o755)
-    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256, path=str(folder))
+    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256, python="python")
     assert done.returncode == 0, done.stderr
 
 
