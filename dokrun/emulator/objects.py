@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import make_server
+from werkzeug.serving import ThreadedWSGIServer
 
 REGION = "us-east-1"
 
@@ -18,6 +19,17 @@ class _Quiet(MotoRequestHandler):
         """Say nothing."""
 
 
+class _Server(ThreadedWSGIServer):
+    """Answers in a thread for each request, or one by one where no thread can be started: the interpreter is ending."""
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer a request."""
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:
+            self.process_request_thread(request, client_address)
+
+
 class ObjectStore:
     """A store with one bucket, which is gone when it is closed. It does not look at keys or signatures.
 
@@ -27,7 +39,7 @@ class ObjectStore:
 
     def __init__(self, bucket: str) -> None:
         app = DomainDispatcherApplication(create_backend_app)
-        self._server = make_server("127.0.0.1", 0, app, threaded=True, request_handler=_Quiet)
+        self._server = _Server("127.0.0.1", 0, app, handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.bucket = bucket
         self._thread = threading.Thread(target=self._server.serve_forever, name="dokrun-objects", daemon=True)

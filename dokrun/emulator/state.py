@@ -9,16 +9,19 @@ import shutil
 import tarfile
 import uuid
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from anyio import to_thread
 
 from dokrun.api import models
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.process import CannotStart, ProcessRuntime, Running
+
+T = TypeVar("T")
 
 # How long a container has between SIGTERM and SIGKILL.
 GRACE_S = 10.0
@@ -176,13 +179,12 @@ class Project:
                 running.kill()  # it was told to end while it was being started
             task.exit_code, in_time = await self._wait(running, task.request.execution_time_limit_sec)
             status = self._final_status(task, in_time=in_time)
-            # anyio's threads, since asyncio's cannot be had any more while the interpreter ends.
             if not self._closing and (status == "done" or self._keep_failed_artifacts):
                 try:
-                    task.artifact = await to_thread.run_sync(self._pack, task.id, running)
+                    task.artifact = await _off_loop(functools.partial(self._pack, task.id, running))
                 except OSError as error:
                     task.error_message, status = f"the artifact cannot be collected: {error}", "error"
-            await to_thread.run_sync(functools.partial(shutil.rmtree, running.folder, ignore_errors=True))
+            await _off_loop(functools.partial(shutil.rmtree, running.folder, ignore_errors=True))
         task.running = None
         task.end_at = task.updated_at = self._clock.now()
         task.status = status
@@ -224,3 +226,11 @@ class Project:
             filename=f"{task_id}.tar.gz",
             size_bytes=path.stat().st_size,
         )
+
+
+async def _off_loop(work: Callable[[], T]) -> T:
+    """Do what takes long in a thread, or here where no thread can be started any more: the interpreter is ending."""
+    try:
+        return await to_thread.run_sync(work)
+    except RuntimeError:
+        return work()

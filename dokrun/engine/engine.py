@@ -7,7 +7,6 @@ import os
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from dokrun import config
@@ -18,11 +17,14 @@ from dokrun.cost import Price
 from dokrun.engine.prepare import Job
 from dokrun.engine.run import Parts, Run
 from dokrun.engine.watch import Watcher
+from dokrun.engine.workers import Workers
 from dokrun.errors import ConfigError
 from dokrun.future import Future
 
 # Downloads that go on at once.
 _THREADS = 4
+# How long the end of a process may wait for requests that are under way.
+_PATIENCE_S = 30.0
 _PRICES_KEPT_S = 3600.0
 
 
@@ -45,13 +47,13 @@ class Engine:
             client=self.client,
             bucket=Bucket(self.settings.bucket),
             watcher=Watcher(self.client),
-            submissions=ThreadPoolExecutor(1, thread_name_prefix="dokrun-submit"),
-            threads=ThreadPoolExecutor(_THREADS, thread_name_prefix="dokrun-collect"),
+            submissions=Workers(1, "dokrun-submit"),
+            others=Workers(_THREADS, "dokrun-collect"),
             prices=self.prices,
             state_dir=self.settings.state_dir,
         )
         self._lock = threading.Lock()
-        self._unfinished: set[Run] = set()
+        self._unfinished: dict[Run, None] = {}
         self._prices: dict[str, Price] = {}
         self._prices_until = 0.0
 
@@ -59,7 +61,7 @@ class Engine:
         """Run a job; its outcome goes to the future. Returns at once."""
         run = Run(self._parts, job, future, self._forget)
         with self._lock:
-            self._unfinished.add(run)
+            self._unfinished[run] = None
         run.begin()
 
     def prices(self) -> dict[str, Price]:
@@ -78,13 +80,13 @@ class Engine:
     def close(self) -> None:
         """Cancel what is unfinished, say so in one line, and end the threads."""
         with self._lock:
-            unfinished = list(self._unfinished)
+            # The last in line first, so that none of them gets to run.
+            unfinished = list(reversed(self._unfinished))
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
             run.future.on_cancel = None
             run.future.cancel()
-        self._parts.submissions.shutdown(wait=True)
-        self._parts.threads.shutdown(wait=True)
+        ended = self._parts.submissions.close(_PATIENCE_S) and self._parts.others.close(_PATIENCE_S)
         stopped = [run for run in unfinished if run.cancel()]
         self._parts.watcher.close()
         self._parts.bucket.close()
@@ -92,10 +94,12 @@ class Engine:
         if stopped:
             names = ", ".join(f"{run.job.name} (task {run.future.task_id})" for run in stopped)
             print(f"dokrun: cancelled what had not finished: {names}", file=sys.stderr)
+        if not ended:
+            print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
 
     def _forget(self, run: Run) -> None:
         with self._lock:
-            self._unfinished.discard(run)
+            self._unfinished.pop(run, None)
 
 
 _engines: dict[str | None, Engine] = {}

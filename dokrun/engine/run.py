@@ -8,7 +8,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from dokrun.engine.collect import Outcome, download, read_outcomes
 from dokrun.engine.prepare import Job
 from dokrun.engine.stage import stage
 from dokrun.engine.watch import Watcher
+from dokrun.engine.workers import Workers
 from dokrun.future import Future
 
 _log = logging.getLogger("dokrun.engine")
@@ -35,8 +35,8 @@ class Parts:
     bucket: Bucket
     watcher: Watcher
     # One at a time, so that tasks stand in line as they were called; the line is one task wide anyway.
-    submissions: ThreadPoolExecutor
-    threads: ThreadPoolExecutor
+    submissions: Workers
+    others: Workers
     prices: Callable[[], dict[str, Price]]
     state_dir: Path
 
@@ -52,17 +52,18 @@ class Run:
         self._batch = parts.watcher.batch()
         self._cancelling = threading.Lock()
         self._cancelled = False
+        self._ended_by_us = False
 
     def begin(self) -> None:
         """Go on in the background until the future has its outcome."""
         self.future.on_cancel = lambda: self._later(self.cancel)
-        self._later(self._submit, self._parts.submissions)
+        self._parts.submissions.submit(lambda: self._guarded(self._submit))
 
     def cancel(self) -> bool:
-        """Tell the service to end the task, if there is one. Tells whether it did so now."""
+        """Tell the service to end the task, if there is one. Tells whether that ended it, now or before."""
         with self._cancelling:
             if self._cancelled or self.future.task_id is None:
-                return False
+                return self._ended_by_us
             try:
                 self._parts.client.tasks.cancel(self.future.task_id)
             except (errors.Forbidden, errors.NotFound):
@@ -72,14 +73,11 @@ class Run:
                 # `_seen` tries again at the next look.
                 _log.warning("could not cancel task %s, which may still cost money: %s", self.future.task_id, error)
                 return False
-            self._cancelled = True
+            self._cancelled = self._ended_by_us = True
             return True
 
-    def _later(self, step: Callable[[], object], threads: ThreadPoolExecutor | None = None) -> None:
-        try:
-            (threads or self._parts.threads).submit(self._guarded, step)
-        except RuntimeError:
-            _log.debug("%s: the interpreter is ending; closing the engine cancels the task", self.job.name)
+    def _later(self, step: Callable[[], object]) -> None:
+        self._parts.others.submit(lambda: self._guarded(step))
 
     def _guarded(self, step: Callable[[], object]) -> None:
         try:
@@ -88,6 +86,9 @@ class Run:
             self._settle(Outcome(error=error))
 
     def _submit(self) -> None:
+        if self.future.cancelled():
+            self._forget(self)
+            return
         try:
             self.future.status = "staging"
             definition = stage(self.job, self.job.options.plan or "", self._parts.bucket, [self._batch.tag])
