@@ -5,8 +5,10 @@ Kept to what every store does: no vendor's extras, no newer checksum defaults, a
 
 from __future__ import annotations
 
+import hashlib
 import io
-from collections.abc import Iterator
+import urllib.parse
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -16,7 +18,7 @@ import botocore.config
 import botocore.exceptions
 
 from dokrun.config import BucketSettings
-from dokrun.errors import StorageError
+from dokrun.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -30,8 +32,16 @@ class Bucket:
 
     def __init__(self, settings: BucketSettings) -> None:
         self.name = settings.name
+        try:
+            self._s3 = self._client(settings)
+        except ValueError as error:
+            raise ConfigError(f"the bucket cannot be used: {error}; look at DOKRUN_S3_ENDPOINT_URL") from error
+
+    @staticmethod
+    def _client(settings: BucketSettings) -> S3Client:
         secret = settings.secret_access_key
-        self._s3: S3Client = boto3.session.Session().client(
+        host = urllib.parse.urlsplit(settings.endpoint_url or "").hostname
+        return boto3.session.Session().client(
             "s3",
             endpoint_url=settings.endpoint_url,
             # Stores that are not AWS seldom look at the region, but a signature always needs one.
@@ -43,6 +53,8 @@ class Bucket:
                 # Other stores than AWS seldom have a certificate for `<bucket>.<host>`.
                 s3={"addressing_style": "auto" if settings.endpoint_url is None else "path"},
                 retries={"mode": "standard", "total_max_attempts": 5},
+                # No proxy leads to this machine's own loopback.
+                proxies={"http": "", "https": ""} if host in ("127.0.0.1", "localhost", "::1") else None,
                 connect_timeout=20,
                 read_timeout=60,
                 # Other stores reject the newer defaults.
@@ -53,20 +65,21 @@ class Bucket:
 
     def put(self, key: str, data: bytes | memoryview) -> None:
         """Store an object, over whatever is there. The bytes are read from where they lie."""
-        with self._translated("put"):
-            self._s3.put_object(Bucket=self.name, Key=key, Body=_Reader(data))  # type: ignore[arg-type]  # a raw reader will do
+        self._put(key, _Reader(data))
 
-    def put_once(self, key: str, data: bytes | memoryview) -> bool:
-        """Store an object whose key tells its content, unless it is there already. Tells whether it was sent."""
+    def put_once(self, key: str, data: bytes | memoryview, sha256: str) -> bool:
+        """Store an object whose key tells its content, unless it is there already. Tells whether it was sent.
+
+        What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever.
+        """
         if self._size(key) == memoryview(data).nbytes:
             return False
-        self.put(key, data)
+        reader = _Reader(data, hashlib.sha256)
+        self._put(key, reader)
+        if reader.digest() != sha256:
+            self.delete(key)
+            raise StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
         return True
-
-    def get(self, key: str) -> bytes:
-        """Fetch an object."""
-        with self._translated("get"):
-            return self._s3.get_object(Bucket=self.name, Key=key)["Body"].read()
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -85,6 +98,10 @@ class Bucket:
     def close(self) -> None:
         """Close the connections."""
         self._s3.close()
+
+    def _put(self, key: str, reader: _Reader) -> None:
+        with self._translated("put"):
+            self._s3.put_object(Bucket=self.name, Key=key, Body=reader)  # type: ignore[arg-type]  # a raw reader will do
 
     def _size(self, key: str) -> int | None:
         with self._translated("look up"):
@@ -115,11 +132,17 @@ class Bucket:
 
 
 class _Reader(io.RawIOBase):
-    """Lets boto3 read, and read again after a failure, from memory that is not copied."""
+    """Lets boto3 read, and read again after a failure, from memory that is not copied; hashes what it hands out."""
 
-    def __init__(self, data: bytes | memoryview) -> None:
+    def __init__(self, data: bytes | memoryview, hasher: Callable[[], hashlib._Hash] | None = None) -> None:
         self._view = memoryview(data).cast("B")
         self._at = 0
+        self._hasher = hasher
+        self._hash = hasher() if hasher else None
+
+    def digest(self) -> str | None:
+        """Tell the digest of what was read since the last begin."""
+        return self._hash.hexdigest() if self._hash else None
 
     def __len__(self) -> int:
         return self._view.nbytes
@@ -136,6 +159,8 @@ class _Reader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._view.nbytes}[whence]
         self._at = max(0, min(base + offset, self._view.nbytes))
+        if self._at == 0 and self._hasher:
+            self._hash = self._hasher()
         return self._at
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed's buffer is wider
@@ -143,4 +168,6 @@ class _Reader(io.RawIOBase):
         size = min(target.nbytes, self._view.nbytes - self._at)
         target[:size] = self._view[self._at : self._at + size]
         self._at += size
+        if self._hash:
+            self._hash.update(target[:size])
         return size

@@ -129,12 +129,14 @@ def load(
     name, why = _choose(profile, environ, tables, usacloud)
     state_dir = Path(environ.get("DOKRUN_STATE_DIR") or platformdirs.user_state_path("dokrun"))
     if name == LOCAL:
-        return Settings(LOCAL, state_dir=state_dir, source={"profile": why})
+        defaults = Options().updated(tables.get(DEFAULT, {}).get("defaults", {}))
+        return Settings(LOCAL, defaults=defaults, state_dir=state_dir, source={"profile": why})
     if name not in tables and name != DEFAULT:
         raise ConfigError(f"there is no profile {name!r} ({why}){suggest(name, [*tables, LOCAL])}")
     table = tables.get(name, {})
     source = {"profile": why}
-    token, secret = _credentials(environ, table, usacloud, source)
+    named = why in ("profile=", "DOKRUN_PROFILE")
+    token, secret = _credentials(environ, table, usacloud, source, named=named)
     api_url = environ.get("DOKRUN_API_URL") or table.get("api_url")
     source["api_url"] = "built in" if api_url is None else _origin("DOKRUN_API_URL", environ)
     return Settings(
@@ -184,7 +186,7 @@ def _choose(
         return profile, "profile="
     if environ.get("DOKRUN_PROFILE"):
         return environ["DOKRUN_PROFILE"], "DOKRUN_PROFILE"
-    if DEFAULT in tables:
+    if set(tables.get(DEFAULT, {})) - {"defaults"}:
         return DEFAULT, "config.toml"
     for name in _TOKENS:
         if environ.get(name):
@@ -195,11 +197,18 @@ def _choose(
 
 
 def _credentials(
-    environ: Mapping[str, str], table: Mapping[str, Any], usacloud: tuple[str, str] | None, source: dict[str, str]
+    environ: Mapping[str, str],
+    table: Mapping[str, Any],
+    usacloud: tuple[str, str] | None,
+    source: dict[str, str],
+    *,
+    named: bool,
 ) -> tuple[str, str]:
     candidates = [(name, environ.get(name), environ.get(f"{name}_SECRET")) for name in _TOKENS]
-    # The project's own variables come before its file, the ones that other tools share come after it.
-    candidates.insert(1, ("config.toml", table.get("access_token"), table.get("access_token_secret")))
+    # dokrun's own variables come before its file, the ones that other tools share come after it. The file comes first
+    # where somebody has named the profile: the bill must not go to another account.
+    in_file = ("config.toml", table.get("access_token"), table.get("access_token_secret"))
+    candidates.insert(0 if named else 1, in_file)
     if usacloud is not None:
         candidates.append(("usacloud's profile", *usacloud))
     for where, token, secret in candidates:
@@ -262,9 +271,13 @@ def _read_file(path: Path) -> dict[str, dict[str, Any]]:
             content = tomllib.load(file)
     except FileNotFoundError:
         return {}
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
     profiles = content.pop("profiles", {})
+    if not isinstance(profiles, dict):
+        raise ConfigError(f"{path}: profiles is not a table; write [profiles.NAME]")
     tables = {**profiles, DEFAULT: content} if content else profiles
     for name, table in tables.items():
         _check(path, name, table)

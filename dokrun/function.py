@@ -1,24 +1,26 @@
-"""`@remote`: a function that runs on a GPU somewhere else when it is called."""
+"""`@remote`: a function that runs on a GPU somewhere else when it is called.
+
+The engine, with all that it loads, comes in when a function is first called. In the container it never does: this file
+is there too (`payload/shim.py`), for modules that put `@remote` on their functions.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
 import os
-import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
-from dokrun import engine, keys
-from dokrun.cost import Price
-from dokrun.engine.prepare import Call, prepare
 from dokrun.errors import OptionError, suggest
-from dokrun.future import Future
 from dokrun.options import GivenOptions, Options
 from dokrun.shim import protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from dokrun.cost import Price
+    from dokrun.future import Future
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -33,7 +35,8 @@ class RemoteFunction(Generic[P, R_co]):
     __name__: str
 
     def __init__(self, function: Callable[P, R_co], options: Options) -> None:
-        functools.update_wrapper(self, function)
+        # Not its `__dict__`: a callable object's own attributes would stand in the way of ours.
+        functools.update_wrapper(self, function, updated=())
         self.__name__ = _name(function)
         _check_kind(function, self.__name__)
         self._function = function
@@ -51,16 +54,10 @@ class RemoteFunction(Generic[P, R_co]):
         self._check_arguments(args, kwargs)
         if protocol.CALL_ID in os.environ:
             raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
-        runs_on = engine.get(self._options.profile)
-        options = self._options.over(runs_on.settings.defaults)
-        if options.plan is None:
-            known = ", ".join(sorted(runs_on.prices()))
-            raise OptionError(f"{self.__name__} has no plan; write @remote(plan=…) with one of {known}")
-        call = Call(keys.new_id(), self._function, self._signature, self.__name__, args, kwargs)
-        job = prepare(call, options)
-        future: Future[R_co] = Future(call.id, job.name)
-        runs_on.submit(job, future)
-        return future
+        from dokrun import engine
+
+        call = engine.Call(self._function, self._signature, self.__name__, args, kwargs)
+        return engine.get(self._options.profile).call(call, self._options)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here and now, without pickling anything."""
@@ -86,10 +83,10 @@ class RemoteFunction(Generic[P, R_co]):
         self: RemoteFunction[Concatenate[S, Q], R_co], instance: S, owner: type | None = None
     ) -> RemoteFunction[Q, R_co]: ...
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        """Bind to an instance, as a method does."""
-        if instance is None:
-            return self
-        return RemoteFunction(types.MethodType(self._function, instance), self._options)
+        """Bind to an instance or a class, as what it was put on does: a method, a class method, a static method."""
+        bind = getattr(type(self._function), "__get__", None)
+        bound = self._function if bind is None else bind(self._function, instance, owner)
+        return self if bound is self._function else RemoteFunction(bound, self._options)
 
     def __reduce__(self) -> Any:
         return RemoteFunction, (self._function, self._options)
@@ -102,10 +99,14 @@ class RemoteFunction(Generic[P, R_co]):
         try:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            known = [p.name for p in self._signature.parameters.values() if p.kind is not p.POSITIONAL_ONLY]
-            wrong = next((name for name in kwargs if name not in known), None)
-            hint = suggest(wrong, known) if wrong is not None else ""
-            raise OptionError(f"{self.__name__}{self._signature}: {error}{hint}") from None
+            parameters = list(self._signature.parameters.values())
+            known = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+            wrong = [name for name in kwargs if name not in known] if "unexpected keyword" in str(error) else []
+            hint = suggest(wrong[0], known) if wrong else ""
+            # Names only: a default may be a secret.
+            bare = [p.replace(annotation=p.empty, default=p.empty) for p in parameters]
+            names = self._signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
+            raise OptionError(f"{self.__name__}{names}: {error}{hint}") from None
 
 
 class Decorator(Protocol):
@@ -157,13 +158,18 @@ def prices(profile: str | None = None) -> dict[str, Price]:
         ConfigError: the profile is not complete.
         ApiError: the service refused or did not answer.
     """
+    from dokrun import engine
+
     return dict(engine.get(profile).prices())
 
 
 def _check_kind(function: Callable[..., Any], name: str) -> None:
-    if not callable(function):
+    if isinstance(function, RemoteFunction):
+        raise OptionError(f"{name} is a remote function already; write {name}.options(…) for another one like it")
+    inner = getattr(function, "__func__", function)  # of a method, a class method, a static method
+    if not callable(inner):
         raise OptionError(f"@remote goes on a function, not on {type(function).__name__}; options are named: plan=…")
-    call = function if inspect.isroutine(function) or hasattr(function, "func") else type(function).__call__
+    call = inner if inspect.isroutine(inner) or hasattr(inner, "func") else type(inner).__call__
     if inspect.isasyncgenfunction(call) or inspect.isgeneratorfunction(call):
         raise OptionError(
             f"{name} is a generator, whose values cannot be sent one by one; return a list, "
@@ -184,5 +190,5 @@ def _name(function: Callable[..., Any]) -> str:
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
         return inspect.signature(function)
-    except ValueError:  # some functions written in C tell nothing
+    except (TypeError, ValueError):  # a class method before it is bound, and some functions written in C, tell nothing
         return inspect.signature(lambda *_args, **_kwargs: None)

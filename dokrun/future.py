@@ -91,6 +91,9 @@ class Future(concurrent.futures.Future[T]):
         """Wait without blocking the event loop."""
         return asyncio.wrap_future(self).__await__()
 
+    def __reduce__(self) -> Any:
+        raise TypeError("a future cannot be sent or stored; pass future.result()")
+
     def __repr__(self) -> str:
         """Tell the function's name, the call's id and how far it is."""
         state = "cancelled" if self.cancelled() else self.status

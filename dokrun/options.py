@@ -14,6 +14,7 @@ from dokrun.shim.protocol import RESERVED_PREFIXES
 Duration: TypeAlias = "timedelta | str | int | float"
 
 DEFAULT_TIMEOUT_S = 3600.0
+LONGEST_S = 365 * 86400.0
 # Keys and values of a container's environment together hold fewer characters than this, the service says. Some of them
 # are dokrun's own: two presigned addresses and their digests.
 ENVIRONMENT_CHARS = 8192
@@ -92,8 +93,8 @@ def seconds(name: str, value: Duration) -> float:
         raise OptionError(
             f'{name}={value!r} is not a duration; write "90s", "15m", "1h30m", a number of seconds or a timedelta'
         )
-    if not 0 < result < float("inf"):
-        raise OptionError(f"{name}={value!r} must be more than zero and have an end")
+    if not 0 < result <= LONGEST_S:
+        raise OptionError(f"{name}={value!r} must be more than zero, and a year at most")
     return result
 
 

@@ -83,8 +83,8 @@ def test_arguments_that_do_not_fit_the_signature_are_refused(args: Any, kwargs: 
         ({"plan": ""}, "plan='' must be a text that is not empty"),
         ({"timeout": "soon"}, "timeout='soon' is not a duration"),
         ({"timeout": 0}, "timeout=0 must be more than zero"),
-        ({"timeout": float("inf")}, "timeout=inf must be more than zero and have an end"),
-        ({"timeout": float("nan")}, "timeout=nan must be more than zero and have an end"),
+        ({"timeout": float("inf")}, "timeout=inf must be more than zero, and a year at most"),
+        ({"timeout": float("nan")}, "timeout=nan must be more than zero"),
         ({"timeout": True}, "timeout=True is not a duration"),
         ({"env": {"SAKURA_TASK_ID": "1"}}, "'SAKURA_TASK_ID'"),
         ({"env": {"DOKRUN_X": "1"}}, "'DOKRUN_X'"),
@@ -164,3 +164,24 @@ def test_options_make_a_copy_and_leave_the_function_as_it_is() -> None:
     assert "h100-80gb" in repr(copy)
     assert "v100-32gb" in repr(train)
     assert copy.__name__ == "train"
+
+
+def test_an_error_about_arguments_shows_names_and_no_defaults() -> None:
+    @dok.remote(plan="v100-32gb")
+    def fetch(url: str, *, token: str = "canary", **more: str) -> None: ...
+
+    with pytest.raises(dok.OptionError) as caught:
+        fetch()  # type: ignore[call-arg]
+    assert str(caught.value) == "fetch(url, *, token, **more): missing a required argument: 'url'"
+
+
+def test_a_remote_function_cannot_be_made_remote_again() -> None:
+    with pytest.raises(dok.OptionError, match=r"write train\.options\(…\)"):
+        dok.remote(plan="v100-32gb")(train)
+
+
+@pytest.mark.usefixtures("account")
+def test_a_future_as_an_argument_says_what_to_pass_instead() -> None:
+    future: dok.Future[int] = dok.Future("c" * 32, "train")
+    with pytest.raises(dok.NotSerializable, match=r"argument cfg: .*pass future\.result\(\)"):
+        train(future)

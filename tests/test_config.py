@@ -137,3 +137,31 @@ def test_a_secret_is_never_shown_or_pickled(tmp_path: Path) -> None:
     assert "hidden-canary" not in repr(settings) + str(settings)
     with pytest.raises(TypeError):
         pickle.dumps(Secret("hidden-canary"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"\xff\xfe", "is not valid TOML"), (b"profiles = 3", "profiles is not a table")],
+)
+def test_a_file_that_is_no_configuration_is_a_mistake_and_not_a_crash(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    (tmp_path / "config.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=message):
+        load(tmp_path)
+
+
+def test_a_folder_in_place_of_the_file_is_a_mistake_and_not_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").mkdir()
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_a_file_with_defaults_alone_leaves_the_profile_local_and_gives_it_the_defaults(tmp_path: Path) -> None:
+    settings = load(tmp_path, toml="[defaults]\nplan = 'v100-32gb'")
+    assert (settings.profile, settings.defaults.plan) == ("local", "v100-32gb")
+
+
+def test_a_named_profiles_own_key_comes_before_the_environments(tmp_path: Path) -> None:
+    toml = "[profiles.work]\naccess_token = 'work'\naccess_token_secret = 's'"
+    assert load(tmp_path, "work", toml=toml, **KEY).access_token == "work"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import os
 import pickle
@@ -292,3 +293,49 @@ def wait_until_running(future: dok.Future[Any]) -> str:
 def wait_until_ended(task_id: str, client: Client) -> str:
     wait_until(lambda: client.tasks.get(task_id).ended)
     return client.tasks.get(task_id).status
+
+
+class Frozen(Exception):
+    """Refuses every attribute, a cause too."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(name)
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(3), StopAsyncIteration(), Frozen("no")], ids=lambda e: type(e).__name__
+)
+def test_an_exception_that_cannot_be_raised_here_comes_back_as_text(error: Exception) -> None:
+    failed = failure(raise_it(error))
+    assert isinstance(failed, dok.RemoteError)
+    assert type(error).__name__ in failed.type_name
+
+
+def test_awaiting_a_function_that_raised_a_stop_iteration_ends() -> None:
+    async def wait() -> None:
+        with pytest.raises(dok.RemoteError):
+            await raise_it(StopIteration(3))
+
+    asyncio.run(wait())
+
+
+class DiesOnArrival:
+    def __reduce__(self) -> Any:
+        return os._exit, (6,)
+
+
+class SleepsOnArrival:
+    def __reduce__(self) -> Any:
+        return time.sleep, (600,)
+
+
+def test_a_process_that_dies_before_the_function_starts_has_not_run_it() -> None:
+    error = failure(raise_it(DiesOnArrival()))  # type: ignore[arg-type]
+    assert isinstance(error, dok.WorkerDied)
+    assert (error.ran, error.exit_code) == ("no", 6)
+
+
+def test_a_call_whose_arguments_take_too_long_to_unpickle_has_not_run() -> None:
+    error = failure(raise_it.options(timeout=0.5)(SleepsOnArrival()))  # type: ignore[arg-type]
+    assert isinstance(error, dok.CallTimeout)
+    assert error.ran == "no"

@@ -214,3 +214,90 @@ def test_the_command_line_tells_plans_and_settings(
     assert done.returncode == status
     assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_thread_that_outlives_the_script_still_gets_its_result_or_an_error(tmp_path: Path) -> None:
+    script = (
+        ADD
+        + """
+    import concurrent.futures, threading
+    first = add(1, 1)
+    first.result()
+
+    def late():
+        try:
+            print(add(2, 2).result())
+        except BaseException as error:
+            print(type(error).__name__)
+
+    threading.Thread(target=late).start()
+    """
+    )
+    output, errors, status = run(tmp_path, script)
+    assert (output, status) in (("4\n", 0), ("CancelledError\n", 0)), errors
+
+
+def test_a_proxy_in_the_environment_does_not_stand_before_this_machine(tmp_path: Path) -> None:
+    proxy = "http://127.0.0.1:9"
+    output, errors, status = run(
+        tmp_path, ADD + "    print(add(1, 2).result())\n", HTTP_PROXY=proxy, HTTPS_PROXY=proxy, http_proxy=proxy
+    )
+    assert (output, status) == ("3\n", 0), errors
+
+
+def test_functions_of_a_main_module_with_caches_and_relative_imports_travel(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "beside.py").write_text("THREE = 3\n")
+    (package / "__main__.py").write_text(
+        textwrap.dedent("""
+            import functools
+            import dokrun as dok
+
+            @functools.cache
+            def model():
+                return object()
+
+            @dok.remote(plan="v100-32gb", profile="local")
+            def work():
+                from . import beside
+                return beside.THREE, model() is model()
+
+            @dok.remote(plan="v100-32gb", profile="local")
+            @functools.lru_cache(maxsize=2)
+            def cached(number):
+                return number
+
+            print(work().result(), cached(7).result())
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "package"],
+        cwd=tmp_path,
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert done.stdout == "(3, True) 7\n", done.stderr
+
+
+def test_a_process_that_multiprocessing_spawned_can_call_too(tmp_path: Path) -> None:
+    script = (
+        ADD
+        + """
+    import multiprocessing
+
+    def child():
+        print(add(3, 4).result(), flush=True)
+
+    if __name__ == "__main__":
+        process = multiprocessing.get_context("spawn").Process(target=child)
+        process.start()
+        process.join()
+    """
+    )
+    output, errors, status = run(tmp_path, script)
+    assert (output, status) == ("7\n", 0), errors

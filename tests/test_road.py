@@ -11,6 +11,7 @@ import threading
 from dataclasses import dataclass
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -141,7 +142,9 @@ def test_a_large_array_is_uploaded_once_however_many_calls_use_it(store: ObjectS
     first = identity(array)
     np.testing.assert_array_equal(first.result(timeout=60), array)
     key = keys.blob(segment_of(array.data).sha256)
-    assert bucket.put_once(key, array.data) is False, "it is there under its content's name"
+    assert bucket.put_once(key, array.data, segment_of(array.data).sha256) is False, (
+        "it is there under its content's name"
+    )
     bucket.put(key, (array * 2).data)  # would arrive if it were not sent again, and be refused by its digest
     with pytest.raises(dok.ShimFailed, match="do not match the digest") as caught:
         identity(array).result(timeout=60)
@@ -212,3 +215,63 @@ def test_many_threads_may_call_at_once() -> None:
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         futures = list(pool.map(add, range(12)))
     assert [future.result(timeout=100) for future in futures] == list(range(1, 13))
+
+
+@pytest.mark.parametrize("size", [4096, 3 << 20], ids=["copied", "uploaded"])
+def test_what_the_caller_does_to_an_argument_after_the_call_changes_nothing(size: int) -> None:
+    array = np.zeros(size, dtype=np.uint8)
+    future = identity(array)
+    array[:] = 7
+    assert int(future.result(timeout=60).sum()) == 0
+
+
+def test_bytes_that_change_while_they_are_sent_are_never_left_under_the_wrong_name(store: ObjectStore) -> None:
+    bucket = Bucket(BucketSettings(store.bucket, store.url, None, "anybody", Secret("anything")))
+    announced = segment_of(b"a" * 1000)
+    key = keys.blob(announced.sha256)
+    with pytest.raises(dok.StorageError, match="changed while it was being sent"):
+        bucket.put_once(key, b"b" * 1000, announced.sha256)
+    assert bucket.put_once(key, b"a" * 1000, announced.sha256), "it was not there"
+
+
+def test_a_payload_does_not_stay_in_the_bucket(client: Client, store: ObjectStore) -> None:
+    future = add(1)
+    future.result(timeout=60)
+    url = client.tasks.get(str(future.task_id)).containers[0].environment["DOKRUN_PAYLOAD_URL"]
+    ended = threading.Event()
+    for _ in range(500):
+        if httpx.get(url).status_code == 404:
+            return
+        ended.wait(0.01)
+    raise AssertionError("it is still there")
+
+
+class Tuned:
+    """A callable with attributes that a remote function has too."""
+
+    def __init__(self) -> None:
+        self.options = {"a": 1}
+        self.local = "here"
+
+    def __call__(self, value: int) -> int:
+        return value + self.options["a"]
+
+
+class Kinds:
+    factor = 3
+
+    @dok.remote(plan="v100-32gb")
+    @staticmethod
+    def static(value: int) -> int:
+        return value
+
+    @dok.remote(plan="v100-32gb")
+    @classmethod
+    def of_class(cls, value: int) -> int:
+        return value * cls.factor
+
+
+def test_callables_with_attributes_static_methods_and_class_methods_work() -> None:
+    kinds: Any = Kinds
+    futures = [remote(Tuned())(1), kinds.static(2), kinds().static(3), kinds.of_class(4), kinds().of_class(5)]
+    assert [future.result(timeout=60) for future in futures] == [2, 2, 3, 12, 15]

@@ -11,7 +11,7 @@ import msgspec
 
 from dokrun import errors
 from dokrun.api import models
-from dokrun.api.transport import NOT_SENT, Backoff, RetryTransport, WholeBodyTransport
+from dokrun.api.transport import NOT_SENT, Backoff, NetworkTransport, RetryTransport, WholeBodyTransport
 
 T = TypeVar("T")
 
@@ -61,7 +61,7 @@ class Connection:
         except httpx.InvalidURL as error:
             raise errors.ConfigError(f"the API's address is not a URL: {error}; look at DOKRUN_API_URL") from None
         self.backoff = backoff
-        network = transport or httpx.HTTPTransport()
+        network = transport or NetworkTransport()
         self._service = httpx.Client(
             auth=(access_token, access_token_secret),
             timeout=timeout_s,
@@ -189,7 +189,7 @@ def _words(response: httpx.Response) -> models.Error:
     """Read the service's own words, as many of them as can be read."""
     try:
         body = msgspec.json.decode(response.content, type=dict[str, Any])
-    except (msgspec.MsgspecError, httpx.ResponseNotRead):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, httpx.ResponseNotRead):
         return models.Error()
     return msgspec.convert({name: value for name, value in body.items() if isinstance(value, str)}, models.Error)
 
@@ -197,7 +197,7 @@ def _words(response: httpx.Response) -> models.Error:
 def _decode(response: httpx.Response, answer: type[T]) -> T:
     try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(response.content)), answer)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
     for word in ("Invalid RFC3339 encoded datetime", "Expected `datetime` with a timezone component"):
         problem = problem.replace(word, "Invalid date format")

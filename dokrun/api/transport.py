@@ -9,6 +9,7 @@ import email.utils
 import logging
 import random
 import time
+import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
@@ -80,6 +81,31 @@ class RetryTransport(httpx.BaseTransport):
     def close(self) -> None:
         """Close the connections."""
         self._inner.close()
+
+
+class NetworkTransport(httpx.BaseTransport):
+    """The network, through the proxy that the environment names for a host, or straight where it names none."""
+
+    def __init__(self) -> None:
+        self._straight = httpx.HTTPTransport()
+        self._proxied = {
+            scheme: httpx.HTTPTransport(proxy=proxy if "://" in proxy else f"http://{proxy}")
+            for scheme, proxy in urllib.request.getproxies().items()
+            if scheme in ("http", "https")
+        }
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request."""
+        host = request.url.host
+        # No proxy leads to this machine's own loopback.
+        straight = host in ("127.0.0.1", "localhost", "::1") or urllib.request.proxy_bypass(host)
+        way = self._straight if straight else self._proxied.get(request.url.scheme, self._straight)
+        return way.handle_request(request)
+
+    def close(self) -> None:
+        """Close the connections."""
+        for transport in (self._straight, *self._proxied.values()):
+            transport.close()
 
 
 class WholeBodyTransport(httpx.BaseTransport):

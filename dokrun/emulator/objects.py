@@ -44,8 +44,8 @@ class ObjectStore:
         self.bucket = bucket
         self._thread = threading.Thread(target=self._server.serve_forever, name="dokrun-objects", daemon=True)
         self._thread.start()
-        with urllib.request.urlopen(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")):  # noqa: S310 - our own address
-            pass
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        direct.open(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")).close()  # noqa: S310 - our own address
 
     def close(self) -> None:
         """Stop to answer; what was stored is gone."""

@@ -1,7 +1,8 @@
-"""Runtime `process`: a task's entrypoint and command as a child process of this machine's own Python.
+"""Runtime `process`: a task's entrypoint and command as a child process of this machine's Python.
 
-The image's name is not looked at: `python3` is this interpreter, with its packages. Each task has a folder of its own,
-sees only its own environment, and is killed with its children when its main process ends, as a container is.
+The image's name is not looked at: `python3` is one interpreter of this machine, with its packages. Each task has a
+folder of its own, sees only its own environment, and is killed with its children when its main process ends, as a
+container is.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import shlex
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,7 +55,7 @@ class Running:
 class ProcessRuntime:
     """Starts tasks as processes, below a data folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, python: str) -> None:
         self._folder = folder
         self._reaper = Reaper(folder)
         self._bin = folder / "bin"
@@ -63,7 +63,7 @@ class ProcessRuntime:
         for name in ("python3", "python"):
             # Not a link: an interpreter finds its virtual environment by where it is called.
             script = self._bin / name
-            script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+            script.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n')
             script.chmod(0o755)
 
     async def start(self, task_id: str, container: ContainerRequest) -> Running:

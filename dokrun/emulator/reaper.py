@@ -40,9 +40,13 @@ class Reaper:
         self._process.communicate(b".\n")
 
     def _tell(self, line: str) -> None:
-        if self._process.stdin is not None:
+        if self._process.stdin is None:
+            return
+        try:
             self._process.stdin.write(line.encode() + b"\n")
             self._process.stdin.flush()
+        except BrokenPipeError:  # somebody has killed the helper; tasks can do without it
+            pass
 
 
 def kill_session(session: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import shutil
 import socket
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -26,12 +27,21 @@ class Emulator:
     """DOK on this machine. Start it, point a client at `api_url` with `token` and `secret`, close it.
 
     Args:
+        python: the interpreter that every image has; this one, with its packages, if nothing is said.
         slots: how many tasks run at once; a DOK project has one.
         keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
         clock: what tells the time, in place of the machine's.
     """
 
-    def __init__(self, *, slots: int = 1, keep_failed_artifacts: bool = False, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        python: str = sys.executable,
+        slots: int = 1,
+        keep_failed_artifacts: bool = False,
+        clock: Clock | None = None,
+    ) -> None:
+        self._python = python
         self.token = f"emulator-{secrets.token_hex(8)}"
         self.secret = secrets.token_hex(16)
         self._clock = clock or SystemClock()
@@ -83,7 +93,11 @@ class Emulator:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         project = Project(
-            self._folder, self._clock, slots=self._slots, keep_failed_artifacts=self._keep_failed_artifacts
+            self._folder,
+            self._clock,
+            python=self._python,
+            slots=self._slots,
+            keep_failed_artifacts=self._keep_failed_artifacts,
         )
         server = uvicorn.Server(
             uvicorn.Config(

@@ -95,12 +95,12 @@ class Project:
     tells what this one does.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, slots: int, keep_failed_artifacts: bool) -> None:
+    def __init__(self, folder: Path, clock: Clock, *, python: str, slots: int, keep_failed_artifacts: bool) -> None:
         self.tasks: dict[str, TaskRecord] = {}
         self.agreed_at: datetime | None = clock.now()
         self._folder = folder
         self._clock = clock
-        self._runtime = ProcessRuntime(folder)
+        self._runtime = ProcessRuntime(folder, python)
         self._slots = slots
         self._closing = False
         self._keep_failed_artifacts = keep_failed_artifacts
@@ -172,7 +172,7 @@ class Project:
         task.start_at = task.updated_at = self._clock.now()
         try:
             running = task.running = await self._runtime.start(task.id, task.request.containers[0])
-        except CannotStart as error:
+        except (CannotStart, OSError) as error:
             task.exit_code, task.error_message, status = 127, str(error), "error"
         else:
             if task.canceled_at is not None or self._closing:

@@ -1,5 +1,6 @@
 """Where the parts meet: prepare, stage, submit, watch, collect, settle."""
 
 from dokrun.engine.engine import Engine, get, reset
+from dokrun.engine.prepare import Call
 
-__all__ = ["Engine", "get", "reset"]
+__all__ = ["Call", "Engine", "get", "reset"]

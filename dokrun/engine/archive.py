@@ -34,16 +34,17 @@ def extract(archive: Path, folder: Path) -> None:
     Raises:
         ArchiveError: it is cut or broken, holds a name twice, or holds too much.
     """
-    written = 0
+    count = written = 0
     try:
         with tarfile.open(archive, "r|gz") as members:
-            for count, member in enumerate(members):
-                if count >= _MOST_MEMBERS:
-                    raise ArchiveError(f"more than {_MOST_MEMBERS} members")
+            for member in members:
                 name = _expected_name(member)
                 if name is None:
                     continue
+                count += 1
                 written += member.size
+                if count > _MOST_MEMBERS:
+                    raise ArchiveError(f"more than {_MOST_MEMBERS} members")
                 if written > _MOST_BYTES:
                     raise ArchiveError(f"more than {_MOST_BYTES} bytes")
                 source = members.extractfile(member)

@@ -7,7 +7,7 @@ import json
 import logging
 import mmap
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,18 +90,18 @@ class _Reader:
 
     def outcome(self, call_id: str, entry: Mapping[str, Any]) -> Outcome:
         where = {"call_id": call_id, "task_id": self._task_id}
-        if entry["failure"] is not None:
-            return Outcome(error=_failure(entry["failure"], **where))
         try:
+            if entry["failure"] is not None:
+                return Outcome(error=_failure(entry["failure"], **where))
             header, segments = unpack(self._verified(entry["report"]))
             _check_owner(header, call_id)
             numbers = header.get("value") or header.get("exception") or []
             buffers = [self._bytes(segments[number]) for number in numbers]
+            if header["kind"] == "failure":
+                return Outcome(error=_failure(header["failure"], **where))
         except (EnvelopeError, OSError, KeyError, IndexError, TypeError) as error:
             message = f"the result does not match what the container vouched for: {error}"
             return Outcome(error=errors.Tampered(message, ran="yes", **where))
-        if header["kind"] == "failure":
-            return Outcome(error=_failure(header["failure"], **where))
         try:
             loaded = load_value(buffers) if buffers else None
         except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
@@ -156,7 +156,10 @@ class RemoteTraceback(Exception):
 def _raised(error: BaseException | None, header: Mapping[str, Any], *, call_id: str, task_id: str) -> BaseException:
     if not isinstance(error, BaseException):
         return _remote_error(header, call_id=call_id, task_id=task_id)
-    error.__cause__ = RemoteTraceback(header["traceback"])
+    try:
+        error.__cause__ = RemoteTraceback(header["traceback"])
+    except Exception:  # noqa: BLE001 - the user's own exception may refuse attributes
+        return _remote_error(header, call_id=call_id, task_id=task_id)
     return error
 
 
@@ -213,7 +216,8 @@ def _find_artifact(client: Client, task: Task, sleep: Callable[[float], None]) -
 
 
 def _without_outcome(job: Job, task: Task, how: str) -> errors.TaskFailed:
-    started: Sequence[Any] = [container for container in task.containers if container.start_at is not None]
+    signs = [(c.start_at, c.exit_code, c.execution_seconds) for c in task.containers]
+    started = any(sign is not None for container in signs for sign in container)
     exit_codes = [container.exit_code for container in task.containers if container.exit_code is not None]
     details = f" with exit status {exit_codes[0]}" if exit_codes else ""
     said = f": {task.error_message}" if task.error_message else ""

@@ -14,18 +14,22 @@ from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import Price
-from dokrun.engine.prepare import Job
+from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.run import Parts, Run
+from dokrun.engine.stage import upload_blobs
 from dokrun.engine.watch import Watcher
 from dokrun.engine.workers import Workers
-from dokrun.errors import ConfigError
+from dokrun.errors import ConfigError, OptionError, StorageError, SubmitFailed
 from dokrun.future import Future
+from dokrun.options import Options
 
 # Downloads that go on at once.
 _THREADS = 4
 # How long the end of a process may wait for requests that are under way.
 _PATIENCE_S = 30.0
 _PRICES_KEPT_S = 3600.0
+# How many tasks one line of text names.
+_NAMED = 3
 
 
 class Engine:
@@ -48,6 +52,7 @@ class Engine:
             bucket=Bucket(self.settings.bucket),
             watcher=Watcher(self.client),
             submissions=Workers(1, "dokrun-submit"),
+            cancels=Workers(1, "dokrun-cancel"),
             others=Workers(_THREADS, "dokrun-collect"),
             prices=self.prices,
             state_dir=self.settings.state_dir,
@@ -57,8 +62,30 @@ class Engine:
         self._prices: dict[str, Price] = {}
         self._prices_until = 0.0
 
-    def submit(self, job: Job, future: Future[Any]) -> None:
-        """Run a job; its outcome goes to the future. Returns at once."""
+    def call(self, call: Call, options: Options) -> Future[Any]:
+        """Run a call as a job of its own. Returns as soon as what the caller may still change is safe.
+
+        Raises:
+            OptionError: neither the options nor the profile's defaults name a plan.
+            NotSerializable: an argument or the function cannot be pickled.
+        """
+        merged = options.over(self.settings.defaults)
+        if merged.plan is None:
+            known = ", ".join(sorted(self.prices()))
+            raise OptionError(f"{call.name} has no plan; write @remote(plan=…) with one of {known}")
+        job = prepare(call, merged.plan, merged)
+        future: Future[Any] = Future(job.header["calls"][0]["id"], job.name)
+        try:
+            upload_blobs(job, self._parts.bucket)
+        except StorageError as error:
+            failed = SubmitFailed(f"{job.name} was not submitted: {error}", ran="no", call_id=future.call_id)
+            failed.__cause__ = error
+            future.fail(failed)
+        else:
+            self._submit(job, future)
+        return future
+
+    def _submit(self, job: Job, future: Future[Any]) -> None:
         run = Run(self._parts, job, future, self._forget)
         with self._lock:
             self._unfinished[run] = None
@@ -86,15 +113,18 @@ class Engine:
             # At exit no thread may be there to do it; it is done below, in this one.
             run.future.on_cancel = None
             run.future.cancel()
-        ended = self._parts.submissions.close(_PATIENCE_S) and self._parts.others.close(_PATIENCE_S)
+        parts = self._parts
+        ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
         stopped = [run for run in unfinished if run.cancel()]
         self._parts.watcher.close()
         self._parts.bucket.close()
         self.client.close()
         if stopped:
-            names = ", ".join(f"{run.job.name} (task {run.future.task_id})" for run in stopped)
-            print(f"dokrun: cancelled what had not finished: {names}", file=sys.stderr)
-        if not ended:
+            named = [f"{run.job.name} (task {run.future.task_id})" for run in reversed(stopped)]
+            more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
+            told = ", ".join([*named[:_NAMED], *more])
+            print(f"dokrun: cancelled what had not finished: {told}", file=sys.stderr)
+        if not all(ended):
             print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
 
     def _forget(self, run: Run) -> None:
@@ -117,7 +147,10 @@ def get(profile: str | None = None) -> Engine:
             _pid = os.getpid()
         engine = _engines.get(profile)
         if engine is None:
-            engine = _engines[profile] = Engine(config.load(profile))
+            settings = config.load(profile)
+            # The profile that the environment chooses may be one that somebody has named as well.
+            engine = _engines.get(settings.profile) or Engine(settings)
+            _engines[profile] = _engines[settings.profile] = engine
             # Last registered is first called: before the local emulator, which the engine has just started, ends.
             atexit.unregister(reset)
             atexit.register(reset)
@@ -127,7 +160,7 @@ def get(profile: str | None = None) -> Engine:
 def reset() -> None:
     """Close all engines, so that the next call reads the settings anew. Unfinished jobs are cancelled."""
     with _engines_lock:
-        engines = list(_engines.values())
+        engines = set(_engines.values())
         _engines.clear()
     if _pid == os.getpid():
         for engine in engines:

@@ -13,6 +13,7 @@ import cloudpickle
 from dokrun import keys
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
+from dokrun.shim import protocol
 from dokrun.shim.envelope import Segment, segment_of
 
 
@@ -20,7 +21,6 @@ from dokrun.shim.envelope import Segment, segment_of
 class Call:
     """One invocation of a user's function."""
 
-    id: str
     function: Callable[..., Any]
     signature: inspect.Signature
     name: str
@@ -35,6 +35,7 @@ class Job:
     id: str
     attempt: int
     name: str
+    plan: str
     options: Options
     header: Mapping[str, Any]
     segments: Sequence[Segment]
@@ -45,8 +46,10 @@ class Job:
         return float(sum(call["timeout_s"] for call in self.header["calls"]))
 
 
-def prepare(call: Call, options: Options) -> Job:
-    """Pickle a call and find the files that it needs. What the caller does to its arguments afterwards changes nothing.
+def prepare(call: Call, plan: str, options: Options) -> Job:
+    """Pickle a call and find the files that it needs.
+
+    Small segments are copied, large ones stay where they lie until they are uploaded.
 
     Raises:
         NotSerializable: names the argument, and where inside it.
@@ -54,7 +57,7 @@ def prepare(call: Call, options: Options) -> Job:
     segments: list[Segment] = []
 
     def add(new: Sequence[Segment]) -> list[int]:
-        segments.extend(new)
+        segments.extend(map(_kept, new))
         return list(range(len(segments) - len(new), len(segments)))
 
     job_id = keys.new_id()
@@ -75,7 +78,7 @@ def prepare(call: Call, options: Options) -> Job:
         "functions": [function],
         "calls": [
             {
-                "id": call.id,
+                "id": keys.new_id(),
                 "function": 0,
                 "arguments": arguments,
                 "timeout_s": options.timeout_s or DEFAULT_TIMEOUT_S,
@@ -83,4 +86,10 @@ def prepare(call: Call, options: Options) -> Job:
         ],
         "source": [{"path": name, "segment": number} for name, number in files],
     }
-    return Job(job_id, 1, options.name or call.name, options, header, segments)
+    return Job(job_id, 1, options.name or call.name, plan, options, header, segments)
+
+
+def _kept(segment: Segment) -> Segment:
+    if segment.size >= protocol.BLOB_SIZE or segment.data is None:
+        return segment
+    return segment._replace(data=memoryview(bytes(segment.data)))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dokrun import errors
+from dokrun import errors, keys
 from dokrun.api import Client
 from dokrun.api.models import Task
 from dokrun.bucket import Bucket
@@ -27,6 +27,10 @@ from dokrun.future import Future
 _log = logging.getLogger("dokrun.engine")
 
 
+# After these answers there is no task; after every other failure of the request, nobody knows.
+_NOT_CREATED = (errors.NotSent, errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.NotFound)
+
+
 @dataclass(frozen=True)
 class Parts:
     """What all jobs of an engine share."""
@@ -36,6 +40,8 @@ class Parts:
     watcher: Watcher
     # One at a time, so that tasks stand in line as they were called; the line is one task wide anyway.
     submissions: Workers
+    # On their own, so that no download keeps money flowing.
+    cancels: Workers
     others: Workers
     prices: Callable[[], dict[str, Price]]
     state_dir: Path
@@ -56,7 +62,7 @@ class Run:
 
     def begin(self) -> None:
         """Go on in the background until the future has its outcome."""
-        self.future.on_cancel = lambda: self._later(self.cancel)
+        self.future.on_cancel = self._cancel_later
         self._parts.submissions.submit(lambda: self._guarded(self._submit))
 
     def cancel(self) -> bool:
@@ -66,15 +72,31 @@ class Run:
                 return self._ended_by_us
             try:
                 self._parts.client.tasks.cancel(self.future.task_id)
-            except (errors.Forbidden, errors.NotFound):
-                self._cancelled = True  # it has ended already
+            except (errors.Forbidden, errors.NotFound) as error:
+                if not self._has_ended(self.future.task_id):
+                    return self._not_cancelled(error)
+                self._cancelled = True
                 return False
             except errors.ApiError as error:
-                # `_seen` tries again at the next look.
-                _log.warning("could not cancel task %s, which may still cost money: %s", self.future.task_id, error)
-                return False
+                return self._not_cancelled(error)
             self._cancelled = self._ended_by_us = True
             return True
+
+    def _cancel_later(self) -> None:
+        self._parts.cancels.submit(lambda: self._guarded(self.cancel))
+
+    def _has_ended(self, task_id: str) -> bool:
+        try:
+            return self._parts.client.tasks.get(task_id).ended
+        except errors.NotFound:
+            return True
+        except errors.ApiError:
+            return False
+
+    def _not_cancelled(self, error: errors.ApiError) -> bool:
+        # `_seen` tries again at the next look.
+        _log.warning("could not cancel task %s, which may still cost money: %s", self.future.task_id, error)
+        return False
 
     def _later(self, step: Callable[[], object]) -> None:
         self._parts.others.submit(lambda: self._guarded(step))
@@ -82,8 +104,12 @@ class Run:
     def _guarded(self, step: Callable[[], object]) -> None:
         try:
             step()
-        except BaseException as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+        except errors.CallFailed as error:
             self._settle(Outcome(error=error))
+        except BaseException as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+            failed = errors.CallFailed(f"{self.job.name}: {error}", ran="maybe", call_id=self.future.call_id)
+            failed.__cause__ = error
+            self._settle(Outcome(error=failed))
 
     def _submit(self) -> None:
         if self.future.cancelled():
@@ -91,7 +117,7 @@ class Run:
             return
         try:
             self.future.status = "staging"
-            definition = stage(self.job, self.job.options.plan or "", self._parts.bucket, [self._batch.tag])
+            definition = stage(self.job, self._parts.bucket, [self._batch.tag])
             if self.future.cancelled():
                 self._forget(self)
                 return
@@ -105,9 +131,7 @@ class Run:
         self._parts.watcher.watch(self._batch, task.id, self._seen)
 
     def _not_submitted(self, error: errors.DokrunError) -> errors.SubmitFailed:
-        if isinstance(error, (errors.NoAnswer, errors.ServerError, errors.InvalidAnswer)) and not isinstance(
-            error, errors.NotSent
-        ):
+        if isinstance(error, errors.ApiError) and not isinstance(error, _NOT_CREATED):
             message = f"nobody knows whether {self.job.name} was submitted: {error}"
             return errors.SubmitFailed(message, ran="maybe", call_id=self.future.call_id)
         return errors.SubmitFailed(f"{self.job.name} was not submitted: {error}", ran="no", call_id=self.future.call_id)
@@ -116,7 +140,7 @@ class Run:
         if task is not None and not task.ended:
             self.future.status = task.status
             if self.future.cancelled() and not self._cancelled:
-                self._later(self.cancel)
+                self._cancel_later()
             return
         self._later(lambda: self._finish(task))
 
@@ -146,7 +170,7 @@ class Run:
     def _receipt(self, task: Task) -> Receipt | None:
         seconds = next((container.execution_seconds for container in task.containers), None)
         try:
-            price = self._parts.prices().get(self.job.options.plan or "")
+            price = self._parts.prices().get(self.job.plan)
         except errors.ApiError as error:
             _log.warning("no receipt for %s, since the prices are not known: %s", self.job.name, error)
             return None
@@ -158,3 +182,7 @@ class Run:
             self.future.fail(outcome.error)
         else:
             self.future.settle(outcome.value)
+        try:
+            self._parts.bucket.delete(keys.payload(self.job.id, self.job.attempt))
+        except errors.StorageError as error:
+            _log.warning("the payload of %s stays in the bucket: %s", self.job.name, error)

@@ -20,16 +20,27 @@ SHORTEST_TIME_LIMIT_S = 600
 STARTING_S = 300
 
 
-def stage(job: Job, plan: str, bucket: Bucket, tags: list[str]) -> CreateTaskRequest:
-    """Upload what the job needs and say what task shall be created.
+def upload_blobs(job: Job, bucket: Bucket) -> None:
+    """Upload a job's large segments from where they lie, as objects named by their content, unless they are there.
 
-    Segments of 1 MiB or more are objects named by their content, so they are sent once however many jobs use them.
+    Before the call returns: what the caller does to an array afterwards must change nothing, and it is not copied.
+
+    Raises:
+        StorageError: the bucket refused, or gave no answer.
+    """
+    for segment in job.segments:
+        if segment.size >= protocol.BLOB_SIZE and segment.data is not None:
+            bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+
+
+def stage(job: Job, bucket: Bucket, tags: list[str]) -> CreateTaskRequest:
+    """Upload the rest of what the job needs and say what task shall be created.
 
     Raises:
         StorageError: the bucket refused, or gave no answer.
     """
     ready = shim.build()
-    bucket.put_once(keys.blob(ready.sha256), ready.data)
+    bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
     payload = pack(dict(job.header), [_placed(segment, bucket) for segment in job.segments])
     key = keys.payload(job.id, job.attempt)
     bucket.put(key, payload)
@@ -37,7 +48,7 @@ def stage(job: Job, plan: str, bucket: Bucket, tags: list[str]) -> CreateTaskReq
         image=job.options.image or default_image(),
         command=shim.injected_command(bucket.address(keys.blob(ready.sha256)), ready.sha256),
         entrypoint=list(shim.ENTRYPOINT),
-        plan=plan,
+        plan=job.plan,
         environment={
             **job.options.env,
             protocol.PAYLOAD_URL: bucket.address(key),
@@ -61,6 +72,4 @@ def default_image() -> str:
 def _placed(segment: Segment, bucket: Bucket) -> Segment:
     if segment.size < protocol.BLOB_SIZE or segment.data is None:
         return segment
-    key = keys.blob(segment.sha256)
-    bucket.put_once(key, segment.data)
-    return segment._replace(url=bucket.address(key))
+    return segment._replace(url=bucket.address(keys.blob(segment.sha256)))

@@ -11,24 +11,28 @@ from dataclasses import dataclass, field
 from dokrun import keys
 from dokrun.api import Client, resources
 from dokrun.api.models import Task
-from dokrun.errors import DokrunError, NotFound
+from dokrun.errors import NotFound
 
 _log = logging.getLogger("dokrun.engine")
 
 FIRST_INTERVAL_S = 0.05
 LONGEST_INTERVAL_S = 5.0
 GROWTH = 1.25
+# A look that finds nothing is not proof that a task is gone, just after its creation least of all.
+MISSES = 3
 # What one request tells about; more jobs than this are asked for in several requests.
 BATCH_SIZE = resources.PAGE_SIZE
 
 
-@dataclass
+@dataclass(eq=False)
 class Batch:
     """Jobs that are asked for together, by a tag that their tasks share."""
 
     tag: str = field(default_factory=lambda: keys.batch_tag(keys.new_id()))
     given: int = 0
     watched: dict[str, Callable[[Task | None], None]] = field(default_factory=dict)
+    statuses: dict[str, str] = field(default_factory=dict)
+    misses: dict[str, int] = field(default_factory=dict)
 
 
 class Watcher:
@@ -46,7 +50,7 @@ class Watcher:
         """Tell the batch that a new job's task shall belong to: its tag goes into the task's definition."""
         with self._changed:
             if not self._batches or self._batches[-1].given >= BATCH_SIZE:
-                self._batches.append(Batch())
+                self._batches = [*filter(lambda batch: batch.watched, self._batches), Batch()]
             self._batches[-1].given += 1
             return self._batches[-1]
 
@@ -85,7 +89,7 @@ class Watcher:
             for batch, watched in batches:
                 try:
                     self._ask(batch, watched)
-                except DokrunError as error:
+                except Exception as error:  # noqa: BLE001 - without this thread every future would wait for ever
                     _log.warning("cannot see how the tasks are, and will ask again: %s", error)
 
     def _ask(self, batch: Batch, watched: dict[str, Callable[[Task | None], None]]) -> None:
@@ -98,14 +102,18 @@ class Watcher:
                 return
         for task_id in missing:  # not listed yet, or deleted by somebody
             try:
-                found: Task | None = self._client.tasks.get(task_id)
+                self._tell(batch, task_id, watched[task_id], self._client.tasks.get(task_id))
             except NotFound:
-                found = None
-            self._tell(batch, task_id, watched[task_id], found)
+                batch.misses[task_id] = batch.misses.get(task_id, 0) + 1
+                if batch.misses[task_id] >= MISSES:
+                    self._tell(batch, task_id, watched[task_id], None)
 
     def _tell(self, batch: Batch, task_id: str, tell: Callable[[Task | None], None], task: Task | None) -> None:
-        if task is None or task.ended:
-            with self._changed:
+        with self._changed:
+            if task is not None and batch.statuses.get(task.id) != task.status:
+                batch.statuses[task.id] = task.status
+                self._new = True  # where something moves, more may follow soon
+            if task is None or task.ended:
                 batch.watched.pop(task_id, None)
                 if not batch.watched and batch in self._batches:
                     # Its tag stays on the ended tasks; the next job begins a batch whose list is short.

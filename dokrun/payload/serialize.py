@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import io
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
 from typing import Any
@@ -11,6 +13,7 @@ from typing import Any
 import cloudpickle
 
 from dokrun.errors import NotSerializable
+from dokrun.payload.source import MAIN
 from dokrun.shim.envelope import Segment, dump_value
 
 # A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
@@ -26,6 +29,9 @@ class Serializer:
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
+        if "__mp_main__" in sys.modules:
+            # What `__main__` is called in a process that multiprocessing has spawned; nobody else can import it either.
+            cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
 
     def arguments(
         self, signature: inspect.Signature, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -70,6 +76,9 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle h
             self._modules.add(value.__name__)
         elif isinstance(value, (type, FunctionType)) and isinstance(value.__module__, str):
             self._modules.add(value.__module__)
+        elif isinstance(value, functools._lru_cache_wrapper) and value.__module__ in MAIN:  # noqa: SLF001 - it has no public name
+            # By its name, as it asks for, it could not be found in another process's `__main__`.
+            return functools.lru_cache(**value.cache_parameters()), (value.__wrapped__,)
         return super().reducer_override(value)
 
 
@@ -122,7 +131,10 @@ def _parts(value: Any) -> Iterator[tuple[str, Any]]:
     elif callable(value) and hasattr(value, "__code__"):
         for name, part in _references(value):
             yield f".{name}", part
-    elif isinstance(getattr(value, "__dict__", None), dict):
+    elif (
+        isinstance(getattr(value, "__dict__", None), dict)
+        and getattr(type(value), "__reduce__", None) is object.__reduce__
+    ):
         for name, part in vars(value).items():
             yield f".{name}", part
 

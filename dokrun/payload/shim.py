@@ -1,7 +1,8 @@
 """Make `shim.pyz`, the one file that runs in the container, and the command that brings it into any image.
 
-The archive holds `dokrun/shim/` (as the package `dokrun_shim`) and the client's own cloudpickle. Its bytes depend on
-these files alone: no times, no order of a file system, no compiler's version.
+The archive holds `dokrun/shim/` (as the package `dokrun_shim`), the client's own cloudpickle, and of dokrun itself what
+the user's modules may refer to when they are imported in the container; it is last in line there, so that an installed
+dokrun wins. The bytes depend on these files alone: no times, no order of a file system.
 """
 
 from __future__ import annotations
@@ -20,6 +21,18 @@ import dokrun.shim
 # The oldest time a zip archive can hold; a fixed one makes the bytes reproducible.
 _TIME = (1980, 1, 1, 0, 0, 0)
 _MAIN = "import sys\nfrom dokrun_shim.__main__ import main\nsys.exit(main(sys.argv[1:]))\n"
+
+# Standard library only, all of them: `import dokrun` and `@dok.remote(…)` must work where dokrun is not installed.
+_FOR_USERS = (
+    "__init__.py",
+    "cost.py",
+    "errors.py",
+    "function.py",
+    "future.py",
+    "options.py",
+    "shim/__init__.py",
+    "shim/protocol.py",
+)
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = ("/bin/sh", "-c", 'exec "$(command -v python3 || command -v python || echo python3)" -u -c "$0" "$@"')
@@ -65,6 +78,8 @@ def build() -> Shim:
     files = {"__main__.py": _MAIN.encode()}
     files |= _python_files(Path(dokrun.shim.__file__).parent, "dokrun_shim")
     files |= _python_files(Path(cloudpickle.__file__).parent, "cloudpickle")
+    package = Path(dokrun.shim.__file__).parent.parent
+    files |= {f"dokrun/{name}": (package / name).read_bytes() for name in _FOR_USERS}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         for name in sorted(files):

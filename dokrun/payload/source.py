@@ -20,6 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+# What runs as a program, and what multiprocessing makes of it in a child: nobody else can import either.
+MAIN = frozenset({"__main__", "__mp_main__"})
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -45,7 +48,7 @@ def locate(function: Callable[..., Any]) -> Location | None:
     """
     module = getattr(function, "__module__", None)
     name = getattr(function, "__qualname__", None)
-    if module is None or name is None or module == "__main__" or "<" in name:
+    if module is None or name is None or module in MAIN or "<" in name:
         return None
     found: Any = sys.modules.get(module)
     if found is None or _module_file(module) is None:
@@ -60,10 +63,10 @@ def locate(function: Callable[..., Any]) -> Location | None:
 def collect(modules: Iterable[str]) -> list[SourceFile]:
     """List the user's own files that some modules need, their own among them; `__main__` is followed, not sent."""
     files: dict[str, Path] = {}
-    pending = [name for name in modules if name != "__main__"]
+    pending = [name for name in modules if name not in MAIN]
     main = _module_file("__main__")
-    if "__main__" in modules and main is not None and not _is_installed(main):
-        pending += _imports(main, package="")
+    if MAIN.intersection(modules) and main is not None and not _is_installed(main):
+        pending += _imports(main, package=sys.modules["__main__"].__package__ or "")
     seen: set[str] = set()
     while pending:
         wanted = pending.pop()

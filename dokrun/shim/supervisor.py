@@ -10,20 +10,19 @@ import hashlib
 import json
 import os
 import queue
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 from . import envelope, fetch, protocol
 
 # How long a dead worker's last words may take to arrive through the pipe.
 LAST_WORDS_S = 2.0
-
-Failure = Dict[str, Any]
 
 
 class Stopped(Exception):
@@ -45,20 +44,23 @@ def main() -> int:
     for name in ("values", "blobs"):
         os.makedirs(os.path.join(out, name), exist_ok=True)
     manifest: Dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "calls": []}
-    with tempfile.TemporaryDirectory(prefix="dokrun-", ignore_cleanup_errors=True) as folder:
+    folder = tempfile.mkdtemp(prefix="dokrun-")
+    worker: Optional[Worker] = None
+    try:
         worker = Worker()  # before the payload is there: its interpreter starts while we fetch
-        try:
-            header = receive(folder)
-            manifest.update(job=header["job"], attempt=header["attempt"])
-            Drain(worker, header["calls"], folder, out, manifest["calls"]).run()
-        except PayloadRefused as error:
-            manifest["failure"] = {"reason": error.reason, "ran": "no", "message": str(error)}
-        except Stopped:
-            manifest["failure"] = {"reason": protocol.STOPPED, "ran": "no", "message": "the container was stopped"}
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        header = receive(folder)
+        manifest.update(job=header["job"], attempt=header["attempt"])
+        Drain(worker, header["calls"], folder, out, manifest["calls"]).run()
+    except PayloadRefused as error:
+        manifest["failure"] = {"reason": error.reason, "ran": "no", "message": str(error)}
+    except Stopped:
+        manifest["failure"] = {"reason": protocol.STOPPED, "ran": "no", "message": "the container was stopped"}
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if worker is not None:
             worker.kill()
         write_manifest(os.path.join(out, "outcome.json"), manifest)
+        shutil.rmtree(folder, ignore_errors=True)
     return 0
 
 
@@ -166,6 +168,17 @@ class Worker:
         self._process.kill()  # it may not have made its group yet
         self._process.wait()
 
+    def last_events(self) -> Iterator[Tuple[str, Any]]:
+        """Yield what has not been taken from the events, up to the exit, if that has not been taken itself."""
+        while True:
+            try:
+                event = self.events.get(timeout=LAST_WORDS_S + 1)
+            except queue.Empty:
+                return
+            yield event
+            if event[0] == "exit":
+                return
+
     def _read(self) -> None:
         with open(self._answers, encoding="utf-8") as answers:
             for line in answers:
@@ -188,6 +201,7 @@ class Drain:
         self._start = {"folder": folder, "out": out}
         self._out = out
         self._entries = entries
+        self._ran = "no"
         self._worker: Optional[Worker] = worker
         worker.send(self._start)
 
@@ -196,13 +210,15 @@ class Drain:
         try:
             for number, call in enumerate(self._calls):
                 started = time.monotonic()
+                self._ran = "no"
                 outcome = self._run_one(number, call)
                 self._entries.append({"id": call["id"], "seconds": time.monotonic() - started, **outcome})
         except Stopped:
-            for position, call in enumerate(self._calls[len(self._entries) :]):
-                ran = "no" if position else "yes"
-                stopped = {"reason": protocol.STOPPED, "ran": ran, "message": "the container was stopped"}
-                self._entries.append({"id": call["id"], "seconds": 0.0, "report": None, "failure": stopped})
+            self._discard_worker()
+            for call in self._calls[len(self._entries) :]:
+                stopped = self._failure(protocol.STOPPED, "the container was stopped")
+                self._entries.append({"id": call["id"], "seconds": 0.0, **stopped})
+                self._ran = "no"
         finally:
             self._discard_worker()
 
@@ -211,16 +227,38 @@ class Drain:
         worker.send({"call": number})
         try:
             kind, answer = worker.events.get(timeout=call["timeout_s"])
+            if kind == "answer" and "started" in answer:
+                # The function has its whole timeout to itself; what came before, imports mostly, had as much.
+                self._ran = "yes"
+                kind, answer = worker.events.get(timeout=call["timeout_s"])
         except queue.Empty:
+            self._discard_worker()
             message = f"the call took longer than its timeout of {call['timeout_s']:g} s, and was killed"
-            self._discard_worker()
-            return {"report": None, "failure": {"reason": protocol.TIMEOUT, "ran": "yes", "message": message}}
+            return self._failure(protocol.TIMEOUT, message)
         if kind == "exit":
-            self._discard_worker()
-            return {"report": None, "failure": death(answer)}
+            self._worker = None
+            worker.kill()  # what it has left running
+            return self._death(answer)
         if "failure" in answer:
             return {"report": None, "failure": answer["failure"]}
         return {"report": self._vouch(answer["report"]), "failure": None}
+
+    def _failure(self, reason: str, message: str, **details: Any) -> Dict[str, Any]:
+        """Make an entry without a report. `ran` is what the worker has said of the function's start."""
+        return {"report": None, "failure": {"reason": reason, "ran": self._ran, "message": message, **details}}
+
+    def _death(self, status: int) -> Dict[str, Any]:
+        """Make the entry of a worker that died. Its exit status is negative for a signal."""
+        what = "the function" if self._ran == "yes" else "what is imported before the function"
+        if status >= 0:
+            return self._failure(
+                protocol.EXITED, f"{what} ended its process with exit status {status}", exit_code=status
+            )
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return self._failure(protocol.DIED, f"the process was killed by {name} while {what} ran", signal=-status)
 
     def _ready_worker(self) -> Worker:
         if self._worker is None:
@@ -229,27 +267,19 @@ class Drain:
         return self._worker
 
     def _discard_worker(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker = None
+        """End the worker, and hear its last words: whether it had started the function may still be on its way."""
+        if self._worker is None:
+            return
+        self._worker.kill()
+        for kind, answer in self._worker.last_events():
+            if kind == "answer" and "started" in answer:
+                self._ran = "yes"
+        self._worker = None
 
     def _vouch(self, name: str) -> Dict[str, Any]:
         with open(os.path.join(self._out, name), "rb") as file:
             data = file.read()
         return {"path": f"{protocol.OWN_DIR}/{name}", "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
-
-
-def death(status: int) -> Failure:
-    """Tell how a worker died from its exit status, which is negative for a signal."""
-    if status >= 0:
-        message = f"the function ended its process with exit status {status}"
-        return {"reason": protocol.EXITED, "ran": "yes", "message": message, "exit_code": status}
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = f"signal {-status}"
-    message = f"the function's process was killed by {name}"
-    return {"reason": protocol.DIED, "ran": "yes", "message": message, "signal": -status}
 
 
 def write_manifest(path: str, manifest: Dict[str, Any]) -> None:

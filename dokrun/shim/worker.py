@@ -5,6 +5,7 @@ the user's:
 
     ← {"folder": …, "out": …}     where the verified payload lies, and where reports go
     ← {"call": 0}                  run the payload's call number 0
+    → {"started": true}            the call is unpickled, and the function is called now; else this is left out
     → {"report": "values/…"}       the report is written, or
     → {"failure": {…}}             it could not be
 
@@ -31,15 +32,21 @@ def main(commands_fd: int, answers_fd: int) -> int:
     """Run calls until the supervisor closes the pipe. Returns the exit status."""
     # The supervisor kills the group; a session of its own would hide it from who ends the container's whole session.
     os.setpgid(0, 0)
+    for fd in (commands_fd, answers_fd):
+        os.set_inheritable(fd, False)  # noqa: FBT003 - programs that the user starts have no business with them
     _put_image_first()
     with open(commands_fd, encoding="utf-8") as commands, open(answers_fd, "w", encoding="utf-8") as answers:
         start = json.loads(commands.readline() or "null")
         if start is None:
             return 0
-        calls = Calls(start["folder"], start["out"])
-        for line in commands:
-            answers.write(json.dumps(calls.run(json.loads(line)["call"])) + "\n")
+
+        def answer(told: Dict[str, Any]) -> None:
+            answers.write(json.dumps(told) + "\n")
             answers.flush()
+
+        calls = Calls(start["folder"], start["out"], lambda: answer({"started": True}))
+        for line in commands:
+            answer(calls.run(json.loads(line)["call"]))
     return 0
 
 
@@ -52,7 +59,8 @@ def _put_image_first() -> None:
 class Calls:
     """The calls of one payload. A function is unpickled once, so that what its globals hold stays warm."""
 
-    def __init__(self, folder: str, out: str) -> None:
+    def __init__(self, folder: str, out: str, tell_start: Callable[[], None]) -> None:
+        self._tell_start = tell_start
         self._out = out
         self._blobs = os.path.join(folder, "blobs")
         self._header, self._segments = envelope.unpack(map_file(os.path.join(folder, "payload")))
@@ -78,6 +86,7 @@ class Calls:
         except BaseException as error:  # noqa: BLE001 - whatever the user's modules raise on import is told, not lost
             message = "the call could not be unpickled in the container: " + describe(error)
             return failure(protocol.UNREADABLE_PAYLOAD, "no", message, traceback=text_of(error)), []
+        self._tell_start()
         try:
             result = function(*args, **kwargs)
         except SystemExit as error:
@@ -160,7 +169,8 @@ def failure(reason: str, ran: str, message: str, **details: Any) -> Dict[str, An
 def exception_outcome(error: BaseException) -> Tuple[Dict[str, Any], List[Segment]]:
     """Report what the function raised: as text always, and as a pickle where one was seen to work."""
     segments: List[Segment] = []
-    if isinstance(error, Exception):
+    # A StopIteration cannot be raised out of an `await`, and the others are meant for the container's own process.
+    if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         try:
             candidate = envelope.dump_value(error, cloudpickle.dumps)
             if type(envelope.load_value([s.data for s in candidate if s.data is not None])) is type(error):
