@@ -23,6 +23,7 @@ format: .venv/ready
 
 bench: .venv/ready
 	-$(BIN)/python benchmarks/run.py
+	-$(BIN)/python benchmarks/emulator.py
 
 # Hashes of what is installed, for every supported Python. Needs uv.
 lock:

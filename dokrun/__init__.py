@@ -13,12 +13,18 @@ All but the errors is loaded when it is first used, so that `import dokrun` cost
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 from dokrun import errors
 from dokrun.errors import *  # noqa: F403 - its __all__ is the list, and there is only one
 
 __version__ = "0.1.0"
+
+if os.environ.get("DOKRUN_LOG"):
+    from dokrun.log import show as _show
+
+    _show(os.environ["DOKRUN_LOG"])
 
 if TYPE_CHECKING:
     from dokrun.cost import Price as Price

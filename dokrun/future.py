@@ -18,6 +18,7 @@ class Future(concurrent.futures.Future[T]):
 
     `result(timeout=None)` waits (in seconds), returns the value or raises what the function raised, with the remote
     traceback as its cause; `await future` does the same in asyncio. `concurrent.futures.wait` and `as_completed` work.
+    A callback of `add_done_callback` runs in one of dokrun's own threads and must not wait for another call.
 
     Attributes:
         call_id: 32 hexadecimal digits, the same in every attempt; inside the function, `dok.current().call_id`.

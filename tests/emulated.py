@@ -6,7 +6,10 @@ import socket
 import threading
 from typing import Any
 
+import httpx
+
 from dokrun.api import Client, models
+from dokrun.emulator import Emulator
 
 PATIENCE_S = 10.0
 PLAN = "v100-32gb"
@@ -20,6 +23,11 @@ def request(
     """Make a request for a task that runs this Python."""
     parts = {"image": "any", "command": ["-c", code], "entrypoint": ["python3"], "plan": PLAN, **container}
     return models.CreateTaskRequest("test", [models.ContainerRequest(**parts)], [tag], limit_s)
+
+
+def send(dok: Emulator, method: str, path: str, **options: Any) -> httpx.Response:
+    options.setdefault("auth", (dok.token, dok.secret))
+    return httpx.request(method, dok.api_url + path, **options)
 
 
 def end_of(client: Client, task: models.Task) -> models.Task:

@@ -206,6 +206,92 @@ def test_an_address_that_is_none_is_one_of_our_errors(tmp_path: Path) -> None:
         client_of(service).artifacts.download(ID, tmp_path / "a")
 
 
+class Chunks(httpx.SyncByteStream):
+    """A body that comes in pieces of this size."""
+
+    def __init__(self, body: bytes, size: int) -> None:
+        self._body, self._size = body, size
+
+    def __iter__(self) -> Iterator[bytes]:
+        for start in range(0, len(self._body), self._size):
+            yield self._body[start : start + self._size]
+
+
+class InChunks(httpx.BaseTransport):
+    """Another service, whose bodies come in pieces of 100 kB."""
+
+    def __init__(self, inner: httpx.BaseTransport) -> None:
+        self._inner = inner
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        response = self._inner.handle_request(request)
+        if request.url.host == "dok.test" or not isinstance(response.stream, httpx.ByteStream):
+            return response
+        stream = Chunks(b"".join(response.stream), 100_000)
+        return httpx.Response(response.status_code, headers=response.headers, stream=stream)
+
+
+def progress_of(service: httpx.BaseTransport, path: Path) -> list[tuple[int, int | None]]:
+    told: list[tuple[int, int | None]] = []
+    client_of(InChunks(service)).artifacts.download(ID, path, on_progress=lambda *now: told.append(now))
+    assert path.read_bytes() == CONTENT
+    return told
+
+
+def test_progress_is_told_with_every_mib_and_once_at_the_end(tmp_path: Path) -> None:
+    told = progress_of(Service(), tmp_path / "a")
+    assert told == [*[(number * 1_100_000, LENGTH) for number in range(1, 5)], (LENGTH, LENGTH)]
+
+
+def test_progress_that_is_the_end_is_told_once(tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+    client_of(Service()).artifacts.download(ID, tmp_path / "a", on_progress=lambda *now: told.append(now))
+    assert told == [(LENGTH, LENGTH)]  # it came in one piece
+
+
+def test_progress_of_no_told_length_has_no_total(tmp_path: Path) -> None:
+    told = progress_of(Service(sized=False), tmp_path / "a")
+    assert [so_far for so_far, _ in told] == [1_100_000, 2_200_000, 3_300_000, 4_400_000, LENGTH]
+    assert {total for _, total in told} == {None}
+
+
+def test_progress_counts_on_where_a_transfer_broke(tmp_path: Path) -> None:
+    service = Service(2 * MIB)
+    told = progress_of(service, tmp_path / "a")
+    assert service.cuts == 1
+    expected = [2 * MIB, 2 * MIB + 1_100_000, 2 * MIB + 2_200_000, LENGTH]
+    assert told == [(so_far, LENGTH) for so_far in expected]
+
+
+def test_progress_goes_back_where_the_server_begins_again(tmp_path: Path) -> None:
+    service = Service(4 * MIB, ranges=False)
+    told = progress_of(service, tmp_path / "a")
+    assert service.cuts == 1
+    assert [so_far for so_far, _ in told] == [4 * MIB, 1_100_000, 2_200_000, 3_300_000, 4_400_000, LENGTH]
+
+
+def test_the_end_of_an_empty_download_is_told(tmp_path: Path) -> None:
+    told: list[tuple[int, int | None]] = []
+
+    def service(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "dok.test":
+            return httpx.Response(200, json={"url": "https://store.test/file"})
+        return httpx.Response(200, headers={"Content-Length": "0"}, stream=httpx.ByteStream(b""))
+
+    client = client_of(httpx.MockTransport(service))
+    client.artifacts.download(ID, tmp_path / "a", on_progress=lambda *now: told.append(now))
+    assert told == [(0, 0)]
+
+
+def test_a_listener_that_fails_ends_the_download_and_nothing_stays_behind(tmp_path: Path) -> None:
+    def fail(so_far: int, total: int | None) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        client_of(Service()).artifacts.download(ID, tmp_path / "a", on_progress=fail)
+    assert list(tmp_path.iterdir()) == []
+
+
 class Flaky(httpx.BaseTransport):
     """The network, where the first download breaks after so many bytes."""
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import point_at
 
-from dokrun.emulator import Emulator
+from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.objects import ObjectStore
 
 
@@ -22,7 +22,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
     """DOK with an image whose Python has no packages at all."""
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False)
-    with Emulator(python=str(folder / "bin" / "python")) as emulator:
+    with Emulator(behaviour=Behaviour(python=str(folder / "bin" / "python"))) as emulator:
         yield emulator
 
 

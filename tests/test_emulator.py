@@ -21,7 +21,7 @@ from emulated import PATIENCE_S, STAYS, Line, end_of, request
 
 from dokrun import errors
 from dokrun.api import Client, models
-from dokrun.emulator import Emulator
+from dokrun.emulator import Behaviour, Emulator
 
 Lines = Callable[[str], Line]
 
@@ -83,7 +83,7 @@ def test_a_task_runs_while_its_main_process_does_and_the_next_one_waits(client: 
 
 def test_as_many_tasks_run_at_once_as_there_are_slots(lines: Lines) -> None:
     one, other = lines(STAYS), lines(STAYS)
-    with Emulator(slots=2) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as client:
+    with Emulator(behaviour=Behaviour(slots=2)) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as client:
         tasks = [client.tasks.create(request(code)) for code in (one.code, other.code, "")]
         assert (one.hear(), other.hear()) == ("R", "R")
         assert [client.tasks.get(task.id).status for task in tasks] == ["running", "running", "waiting"]
@@ -150,7 +150,10 @@ def test_only_an_ended_task_is_deleted_and_its_artifact_goes_with_it(client: Cli
 
 @pytest.mark.parametrize("keep", [False, True])
 def test_a_failed_task_keeps_its_artifact_only_if_told_to(*, keep: bool) -> None:
-    with Emulator(keep_failed_artifacts=keep) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as client:
+    with (
+        Emulator(behaviour=Behaviour(keep_failed_artifacts=keep)) as dok,
+        Client(dok.token, dok.secret, base_url=dok.api_url) as client,
+    ):
         task = end_of(client, client.tasks.create(request("exit(1)")))
     assert (task.status, task.artifact is not None) == ("error", keep)
 
@@ -243,7 +246,7 @@ def test_a_closed_emulator_has_ended_its_tasks_and_removed_its_files(
 HOST = """
 import os, signal
 from dokrun.api import Client, models
-from dokrun.emulator import Emulator
+from dokrun.emulator import Behaviour, Emulator
 
 dok = Emulator().start()
 container = models.ContainerRequest("any", ["-c", os.environ["CODE"]], ["python3"], "v100-32gb")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """DOK's API: `auth`, `tasks`, `artifacts`, `plans`, `prices`.
+    """DOK's API: `auth`, `tasks`, `artifacts`, `registries`, `plans`, `prices`, `bills`, `ssh_keys`, `notifications`.
 
     Args:
         access_token: the token of a Sakura Cloud API key that has been granted DOK.
@@ -56,8 +56,12 @@ class Client:
         self.auth = resources.Auth(self._connection)
         self.tasks = resources.Tasks(self._connection)
         self.artifacts = resources.Artifacts(self._connection)
+        self.registries = resources.Registries(self._connection)
         self.plans = resources.Plans(self._connection)
         self.prices = resources.Prices(self._connection)
+        self.bills = resources.Bills(self._connection)
+        self.ssh_keys = resources.SshKeys(self._connection)
+        self.notifications = resources.Notifications(self._connection)
 
     def close(self) -> None:
         """Close all connections."""

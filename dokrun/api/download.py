@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import secrets
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +16,20 @@ import httpx
 from dokrun import errors
 from dokrun.api.connection import Connection, chunks
 
+# Told the bytes so far, and in all or None where nobody knows.
+Progress = Callable[[int, "int | None"], None]
 
-def download(connection: Connection, address: Callable[[], str], path: Path, *, limit_bytes: int) -> Path:
+_PROGRESS_BYTES = 1 << 20
+
+
+def download(
+    connection: Connection,
+    address: Callable[[], str],
+    path: Path,
+    *,
+    limit_bytes: int,
+    on_progress: Progress | None = None,
+) -> Path:
     """Write what lies at an address to `path`: aside, then renamed.
 
     Args:
@@ -23,6 +37,7 @@ def download(connection: Connection, address: Callable[[], str], path: Path, *, 
         address: asks the service for a time-limited address; asked again whenever the transfer broke.
         path: where the file shall be; its folder exists.
         limit_bytes: more than this is refused.
+        on_progress: told how far it is with every MiB and at the end; fewer than before where it had to begin again.
 
     Raises:
         NoAnswer: it broke, more often than the connection's backoff allows without coming any further.
@@ -35,7 +50,7 @@ def download(connection: Connection, address: Callable[[], str], path: Path, *, 
         with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as file:
             while True:
                 try:
-                    _append(connection, address(), file, limit_bytes)
+                    _append(connection, address(), file, limit_bytes, on_progress or _ignore)
                     break
                 except errors.NoAnswer:
                     failures = 0 if file.tell() > furthest else failures + 1
@@ -49,7 +64,47 @@ def download(connection: Connection, address: Callable[[], str], path: Path, *, 
     return path
 
 
-def _append(connection: Connection, url: str, file: BinaryIO, limit_bytes: int) -> None:
+def text(connection: Connection, address: Callable[[], str], *, limit_bytes: int) -> Generator[str, None, None]:
+    """Yield the text that lies at an address, piece by piece; what is not UTF-8 is replaced.
+
+    Raises:
+        NoAnswer: it broke.
+        InvalidAnswer: it is larger than `limit_bytes`.
+        Refused: the service gives no address, or the address is not good.
+    """
+    decoder, came = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
+    with closing(connection.open(address())) as response:
+        path, expected = response.request.url.path, _length(response)
+        for chunk in chunks(response):
+            came += len(chunk)
+            _check_size(path, came, limit_bytes)
+            yield decoder.decode(chunk)
+        _check_whole(path, came, expected)
+    yield decoder.decode(b"", final=True)
+
+
+def whole_text(connection: Connection, address: Callable[[], str], *, limit_bytes: int, limit_s: float = 120.0) -> str:
+    """Read the text that lies at an address as `text` does, from its beginning again where it broke.
+
+    No try lasts longer than `limit_s` seconds: a byte a second beats every timeout of a single read.
+    """
+    for attempt in range(1, connection.backoff.attempts):
+        try:
+            return "".join(_until(time.monotonic() + limit_s, text(connection, address, limit_bytes=limit_bytes)))
+        except errors.NoAnswer:
+            connection.backoff.sleep(connection.backoff.pause_s(attempt))
+    return "".join(_until(time.monotonic() + limit_s, text(connection, address, limit_bytes=limit_bytes)))
+
+
+def _until(deadline: float, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
+    with closing(pieces):
+        for piece in pieces:
+            yield piece
+            if time.monotonic() > deadline:
+                raise errors.NoAnswer("GET: the text took too long to come", method="GET")
+
+
+def _append(connection: Connection, url: str, file: BinaryIO, limit_bytes: int, on_progress: Progress) -> None:
     with closing(connection.open(url, start=file.tell())) as response:
         path = response.request.url.path
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -57,11 +112,34 @@ def _append(connection: Connection, url: str, file: BinaryIO, limit_bytes: int) 
             file.truncate()
         elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
             raise errors.InvalidAnswer(f"GET {path}: another part came than was asked for", method="GET", path=path)
-        length = response.headers.get("Content-Length")
-        expected = None if length is None else file.tell() + int(length)
+        length = _length(response)
+        expected = None if length is None else file.tell() + length
+        started = told = file.tell()
         for chunk in chunks(response):
             file.write(chunk)
-            if file.tell() > limit_bytes:
-                raise errors.InvalidAnswer(f"GET {path}: more than {limit_bytes} bytes came", method="GET", path=path)
-    if expected not in (None, file.tell()):
-        raise errors.NoAnswer(f"GET {path}: {file.tell()} of {expected} bytes came", method="GET", path=path)
+            _check_size(path, file.tell(), limit_bytes)
+            if file.tell() - told >= _PROGRESS_BYTES:
+                told = file.tell()
+                on_progress(told, expected)
+    _check_whole(path, file.tell(), expected)
+    if file.tell() != told or told == started:
+        on_progress(file.tell(), expected)
+
+
+def _ignore(_so_far: int, _total: int | None) -> None:
+    """Tell nobody."""
+
+
+def _length(response: httpx.Response) -> int | None:
+    length = response.headers.get("Content-Length")
+    return int(length) if length is not None and length.isdecimal() else None
+
+
+def _check_size(path: str, came: int, limit_bytes: int) -> None:
+    if came > limit_bytes:
+        raise errors.InvalidAnswer(f"GET {path}: more than {limit_bytes} bytes came", method="GET", path=path)
+
+
+def _check_whole(path: str, came: int, expected: int | None) -> None:
+    if expected not in (None, came):
+        raise errors.NoAnswer(f"GET {path}: {came} of {expected} bytes came", method="GET", path=path)

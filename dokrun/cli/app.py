@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -10,6 +13,7 @@ from rich.table import Table
 
 import dokrun
 from dokrun import config
+from dokrun.errors import ConfigError
 
 app = typer.Typer(help="A cloud GPU that feels like a function call.", no_args_is_help=True, add_completion=True)
 show = typer.Typer(help="What dokrun is told.", no_args_is_help=True)
@@ -39,6 +43,31 @@ def plans(profile: Profile = None) -> None:
         hour = f"{price.yen_per_second * 3600:,.0f}"
         table.add_row(price.plan, str(price.yen_per_second), hour, f"{price.minimum_seconds} s")
     Console().print(table)
+
+
+@app.command()
+def emulator(
+    port: Annotated[int, typer.Option(help="Where it listens on 127.0.0.1; 0 is a free port.")] = 0,
+    data: Annotated[Optional[Path], typer.Option(help="Keep tasks, artifacts and logs here over restarts.")] = None,  # noqa: UP045 - typer reads it at run time
+    slots: Annotated[int, typer.Option(min=1, help="How many tasks run at once.")] = 1,
+) -> None:
+    """Serve DOK's API on this machine, until Ctrl-C. Tasks run as processes of this machine."""
+    from dokrun.emulator import Behaviour, Emulator
+
+    try:
+        service = Emulator(port=port, data=data, behaviour=Behaviour(slots=slots))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on port {port}: {error.strerror}; try --port 0") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with service:
+        print("# An emulator of DOK listens; Ctrl-C ends it. In another terminal:")
+        print(f"export DOKRUN_API_URL={service.api_url}")
+        print(f"export DOKRUN_ACCESS_TOKEN={service.token}")
+        print(f"export DOKRUN_ACCESS_TOKEN_SECRET={service.secret}", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("# ended", flush=True)
 
 
 @show.command("show")

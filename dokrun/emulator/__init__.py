@@ -9,5 +9,6 @@ It knows nothing of dokrun's own jobs: whoever writes against DOK, in any langua
 """
 
 from dokrun.emulator.server import Emulator
+from dokrun.emulator.state import Behaviour
 
-__all__ = ["Emulator"]
+__all__ = ["Behaviour", "Emulator"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from functools import partial
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -42,7 +43,9 @@ class ObjectStore:
         self._server = _Server("127.0.0.1", 0, app, handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.bucket = bucket
-        self._thread = threading.Thread(target=self._server.serve_forever, name="dokrun-objects", daemon=True)
+        # It looks this often whether it shall end, and whoever ends it waits for that.
+        serve = partial(self._server.serve_forever, poll_interval=0.02)
+        self._thread = threading.Thread(target=serve, name="dokrun-objects", daemon=True)
         self._thread.start()
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         direct.open(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")).close()  # noqa: S310 - our own address

@@ -8,12 +8,14 @@ container is.
 from __future__ import annotations
 
 import asyncio
+import os
 import shlex
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from dokrun.api.models import ContainerRequest
+from dokrun.emulator.log import Log, Pipe
 from dokrun.emulator.reaper import Reaper, kill_session
 
 
@@ -27,6 +29,8 @@ class Running:
 
     process: asyncio.subprocess.Process
     folder: Path
+    log: Log
+    pipe: Pipe
     reaper: Reaper
 
     @property
@@ -39,6 +43,7 @@ class Running:
         status = await self.process.wait()
         self.kill()
         self.reaper.ended(self.process.pid)
+        self.pipe.close()
         # A shell's way to tell a signal, and Docker's.
         return status if status >= 0 else 128 - status
 
@@ -53,7 +58,7 @@ class Running:
 
 
 class ProcessRuntime:
-    """Starts tasks as processes, below a data folder."""
+    """Starts tasks as processes, below a folder that is its own."""
 
     def __init__(self, folder: Path, python: str) -> None:
         self._folder = folder
@@ -66,13 +71,13 @@ class ProcessRuntime:
             script.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n')
             script.chmod(0o755)
 
-    async def start(self, task_id: str, container: ContainerRequest) -> Running:
-        """Start a task's main process.
+    async def start(self, task_id: str, container: ContainerRequest, log: Log) -> Running:
+        """Start a task's main process, whose output goes to the log.
 
         Raises:
             CannotStart: there is no such program.
         """
-        folder = self._folder / "tasks" / task_id
+        folder = self._folder / task_id
         for name in ("artifact", "home", "tmp"):
             (folder / name).mkdir(mode=0o700, parents=True)
         environment = {
@@ -84,22 +89,25 @@ class ProcessRuntime:
             "SAKURA_TASK_ID": task_id,
             "SAKURA_ARTIFACT_DIR": str(folder / "artifact"),
         }
-        with (folder / "log").open("wb") as log:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    *container.entrypoint,
-                    *container.command,
-                    cwd=folder / "home",
-                    env=environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except (OSError, ValueError, TypeError) as error:
-                raise CannotStart(f"the container's main process cannot be started: {error}") from error
+        pipe = Pipe(log)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *container.entrypoint,
+                *container.command,
+                cwd=folder / "home",
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=pipe.writer,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except (OSError, ValueError, TypeError) as error:
+            pipe.close()
+            raise CannotStart(f"the container's main process cannot be started: {error}") from error
+        finally:
+            os.close(pipe.writer)
         self._reaper.started(process.pid)
-        return Running(process, folder, self._reaper)
+        return Running(process, folder, log, pipe, self._reaper)
 
     def close(self) -> None:
         """End the helper process."""

@@ -1,54 +1,72 @@
-"""The emulator itself: an HTTP server in a thread of this process, on a free loopback port."""
+"""The emulator itself: an HTTP server in a thread of this process, on a loopback port."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import shutil
 import socket
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import msgspec
 import uvicorn
 
+from dokrun.emulator import webhooks
+from dokrun.emulator.account import Account
 from dokrun.emulator.clock import Clock, SystemClock
+from dokrun.emulator.records import Records
 from dokrun.emulator.routes import BASE_PATH, application
-from dokrun.emulator.state import Project
+from dokrun.emulator.state import Behaviour, Project
+from dokrun.emulator.task import TaskRecord
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+RECORDS = "records.sqlite"
+# The form of a real API key's token.
+_REAL_TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 
 
 class Emulator:
     """DOK on this machine. Start it, point a client at `api_url` with `token` and `secret`, close it.
 
     Args:
-        python: the interpreter that every image has; this one, with its packages, if nothing is said.
-        slots: how many tasks run at once; a DOK project has one.
-        keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
+        port: where it listens on 127.0.0.1; a free port if it is 0.
+        token: the API key's token; made up if nothing is said, and kept with the data. One that looks real is refused.
+        secret: the API key's secret; likewise.
+        data: a folder for tasks, artifacts and logs, which it goes on with after a restart; else nothing is kept.
+        behaviour: in what ways it may differ from another.
         clock: what tells the time, in place of the machine's.
+
+    Raises:
+        ValueError: the token looks like that of a real API key.
     """
 
     def __init__(
         self,
         *,
-        python: str = sys.executable,
-        slots: int = 1,
-        keep_failed_artifacts: bool = False,
+        port: int = 0,
+        token: str | None = None,
+        secret: str | None = None,
+        data: Path | None = None,
+        behaviour: Behaviour | None = None,
         clock: Clock | None = None,
     ) -> None:
-        self._python = python
-        self.token = f"emulator-{secrets.token_hex(8)}"
-        self.secret = secrets.token_hex(16)
+        if token is not None and _REAL_TOKEN.fullmatch(token):
+            raise ValueError("this token looks like that of a real API key; an emulator must not know it")
+        key = _kept_key(data)
+        self.token = token or key.token
+        self.secret = secret or key.secret
         self._clock = clock or SystemClock()
-        self._slots = slots
-        self._keep_failed_artifacts = keep_failed_artifacts
-        self._folder = Path(tempfile.mkdtemp(prefix="dokrun-emulator-"))
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._behaviour = behaviour or Behaviour()
+        self._socket = _listen(port)
+        self._scratch = Path(tempfile.mkdtemp(prefix="dokrun-emulator-"))
+        self._data = data
         self.api_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}{BASE_PATH}"
         self._stop: asyncio.Event | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -62,16 +80,15 @@ class Emulator:
         return self
 
     def close(self) -> None:
-        """End all tasks, stop to answer, remove every file."""
+        """End all tasks, stop to answer, remove every file that shall not be kept."""
         if self._thread.ident is None:
             self._socket.close()
-            shutil.rmtree(self._folder)
-            return
-        self._ready.wait()
-        if self._loop is not None and self._stop is not None and self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        else:
+            self._ready.wait()
+            if self._loop is not None and self._stop is not None and self._thread.is_alive():
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def __enter__(self) -> Self:
         """Start to answer."""
@@ -92,20 +109,35 @@ class Emulator:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
+        data = self._data or self._scratch / "data"
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        records = Records(None if self._data is None else data / RECORDS)
+        account = Account(records, self._clock, agreed=self._behaviour.agreed)
+        notifications: set[asyncio.Task[None]] = set()
+
+        def tell(task: TaskRecord) -> None:
+            endpoints = account.told_of(task, webhooks.EVENT)
+            if endpoints:
+                notification = asyncio.create_task(webhooks.tell(task, endpoints))
+                notifications.add(notification)
+                notification.add_done_callback(notifications.discard)
+
         project = Project(
-            self._folder,
-            self._clock,
-            python=self._python,
-            slots=self._slots,
-            keep_failed_artifacts=self._keep_failed_artifacts,
+            data=data,
+            scratch=self._scratch,
+            records=records,
+            clock=self._clock,
+            behaviour=self._behaviour,
+            on_end=tell,
         )
+        app = application(project, account, self._clock, (self.token, self.secret), [])
         server = uvicorn.Server(
             uvicorn.Config(
-                application(project, self._clock, self.token, self.secret),
+                app,
                 log_config=None,
                 access_log=False,
                 lifespan="off",
-                ws="none",
+                ws="websockets-sansio",
                 timeout_graceful_shutdown=1,
             )
         )
@@ -114,5 +146,38 @@ class Emulator:
         stopping = asyncio.create_task(self._stop.wait())
         await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
         await project.close()
+        await asyncio.gather(*notifications, return_exceptions=True)
         server.should_exit = True
         await serving
+        records.close()
+
+
+class _Key(msgspec.Struct):
+    token: str
+    secret: str
+
+
+def _kept_key(data: Path | None) -> _Key:
+    """Tell the key that a data folder's emulator has had before, or make one up and keep it there."""
+    made_up = _Key(f"emulator-{secrets.token_hex(8)}", secrets.token_hex(16))
+    if data is None:
+        return made_up
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    records = Records(data / RECORDS)
+    key = next(records.all("key", _Key), made_up)
+    records.put("key", "key", key)
+    records.close()
+    return key
+
+
+def _listen(port: int) -> socket.socket:
+    # asyncio turns Nagle's algorithm off only where the protocol is named; else each answer waits 40 ms for an ACK.
+    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind(("127.0.0.1", port))
+        listening.listen(1024)
+    except OSError:
+        listening.close()
+        raise
+    return listening

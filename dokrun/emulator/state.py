@@ -1,25 +1,27 @@
-"""The tasks and artifacts of one project, and how they change. Lives in one event loop and needs no lock."""
+"""One project: its line of tasks, and how they live. Belongs to one event loop, and so needs no lock."""
 
 from __future__ import annotations
 
 import asyncio
-import functools
-import math
 import shutil
-import tarfile
+import sys
 import uuid
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anyio import to_thread
 
 from dokrun.api import models
+from dokrun.emulator.artifacts import LARGEST_BYTES, Artifacts
 from dokrun.emulator.clock import Clock
+from dokrun.emulator.log import Log
 from dokrun.emulator.process import CannotStart, ProcessRuntime, Running
+from dokrun.emulator.records import Records
+from dokrun.emulator.task import TaskRecord
 
 T = TypeVar("T")
 
@@ -27,57 +29,23 @@ T = TypeVar("T")
 GRACE_S = 10.0
 
 
-@dataclass
-class TaskRecord:
-    """A task as the emulator keeps it."""
+@dataclass(frozen=True)
+class Behaviour:
+    """In what ways one emulator may differ from another.
 
-    id: str
-    request: models.CreateTaskRequest
-    created_at: datetime
-    updated_at: datetime
-    status: str = "waiting"
-    canceled_at: datetime | None = None
-    start_at: datetime | None = None
-    end_at: datetime | None = None
-    exit_code: int | None = None
-    error_message: str | None = None
-    artifact: models.Artifact | None = None
-    running: Running | None = None
+    Attributes:
+        python: the interpreter that every image has.
+        slots: how many tasks run at once; a DOK project has one.
+        keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
+        largest_artifact_bytes: how much an artifact folder may hold.
+        agreed: whether somebody has agreed to the terms of service.
+    """
 
-    def shown(self) -> models.Task:
-        """Make the answer that the API gives."""
-        wanted = self.request.containers[0]
-        seconds = None
-        if self.start_at is not None and self.end_at is not None:
-            seconds = math.ceil((self.end_at - self.start_at).total_seconds())
-        container = models.Container(
-            image=wanted.image,
-            registry=wanted.registry,
-            command=wanted.command,
-            entrypoint=wanted.entrypoint,
-            environment=wanted.environment,
-            http=wanted.http,
-            ssh=wanted.ssh,
-            plan=wanted.plan,
-            exit_code=self.exit_code,
-            execution_seconds=seconds,
-            start_at=self.start_at,
-            end_at=self.end_at,
-            stop_at=self.end_at,
-        )
-        return models.Task(
-            id=self.id,
-            name=self.request.name,
-            created_at=self.created_at,
-            updated_at=self.updated_at,
-            canceled_at=self.canceled_at,
-            containers=[container],
-            status=self.status,
-            tags=self.request.tags,
-            error_message=self.error_message,
-            artifact=self.artifact,
-            execution_time_limit_sec=self.request.execution_time_limit_sec,
-        )
+    python: str = sys.executable
+    slots: int = 1
+    keep_failed_artifacts: bool = False
+    largest_artifact_bytes: int = LARGEST_BYTES
+    agreed: bool = True
 
 
 class Ended(Exception):
@@ -89,24 +57,41 @@ class NotEnded(Exception):
 
 
 class Project:
-    """A project with its line of tasks, of which as many run at once as there are slots: one, on DOK.
+    """A project's tasks.
 
-    Whether a task whose container fails keeps its artifact, the service does not say; `keep_failed_artifacts`
-    tells what this one does.
+    Args:
+        data: the folder for what outlives the emulator, as far as `records` does.
+        scratch: the folder for what does not.
+        records: where tasks are kept; those that ran when the emulator ended are aborted, those that waited wait on.
+        clock: what tells the time.
+        behaviour: see there.
+        on_end: called with each task that has ended.
     """
 
-    def __init__(self, folder: Path, clock: Clock, *, python: str, slots: int, keep_failed_artifacts: bool) -> None:
+    def __init__(
+        self,
+        *,
+        data: Path,
+        scratch: Path,
+        records: Records,
+        clock: Clock,
+        behaviour: Behaviour,
+        on_end: Callable[[TaskRecord], None],
+    ) -> None:
         self.tasks: dict[str, TaskRecord] = {}
-        self.agreed_at: datetime | None = clock.now()
-        self._folder = folder
+        self.artifacts = Artifacts(data / "artifacts", clock, behaviour.largest_artifact_bytes)
+        self._logs = data / "logs"
+        self._logs.mkdir(exist_ok=True)
+        self._records = records
         self._clock = clock
-        self._runtime = ProcessRuntime(folder, python)
-        self._slots = slots
+        self._behaviour = behaviour
+        self._on_end = on_end
+        self._runtime = ProcessRuntime(scratch, behaviour.python)
         self._closing = False
-        self._keep_failed_artifacts = keep_failed_artifacts
         self._line: deque[TaskRecord] = deque()
+        self._running: dict[str, Running] = {}
         self._lives: set[asyncio.Task[None]] = set()
-        (folder / "artifacts").mkdir()
+        self._restore()
 
     def create(self, request: models.CreateTaskRequest) -> TaskRecord:
         """Put a task in the line."""
@@ -114,49 +99,73 @@ class Project:
         task = TaskRecord(str(uuid.uuid4()), request, now, now)
         self.tasks[task.id] = task
         self._line.append(task)
+        self.keep(task)
         # It is answered as waiting, even where it need not wait.
         asyncio.get_running_loop().call_soon(self._advance)
         return task
 
     def cancel(self, task: TaskRecord) -> None:
         """End a task that waits or runs. Raises Ended."""
-        if task.status not in ("waiting", "running") or task.exit_code is not None or task.canceled_at is not None:
+        if task.ended or task.exit_code is not None or task.canceled_at is not None:
             raise Ended
         task.canceled_at = task.updated_at = self._clock.now()
         if task.status == "waiting":
             self._line.remove(task)
-            task.status = "canceled"
-        elif task.running is not None:
-            task.running.kill()
+            self._end(task, "canceled")
+        elif task.id in self._running:
+            self._running[task.id].kill()
 
     def delete(self, task: TaskRecord) -> None:
-        """Forget an ended task and its artifact. Raises NotEnded."""
-        if task.status in ("waiting", "running"):
+        """Forget an ended task, its artifact and its log. Raises NotEnded."""
+        if not task.ended:
             raise NotEnded
         if task.artifact is not None:
-            self.artifact_path(task.artifact).unlink(missing_ok=True)
+            self.artifacts.remove(task.artifact)
+        self.log_path(task).unlink(missing_ok=True)
+        self._records.remove("task", task.id)
         del self.tasks[task.id]
 
-    def artifacts(self) -> list[models.Artifact]:
-        """Tell all artifacts, newest first."""
-        return [task.artifact for task in reversed(self.tasks.values()) if task.artifact is not None]
+    def keep(self, task: TaskRecord) -> None:
+        """Store a task as it is now."""
+        self._records.put("task", task.id, task)
 
-    def artifact_path(self, artifact: models.Artifact) -> Path:
-        """Tell where an artifact's file lies."""
-        return self._folder / "artifacts" / artifact.id
+    def expire(self) -> None:
+        """Delete what is too old to be kept."""
+        for task in self.artifacts.expire():
+            self.keep(task)
+
+    def live_log(self, task: TaskRecord) -> Log | None:
+        """Tell the log of a running task."""
+        running = self._running.get(task.id)
+        return None if running is None else running.log
+
+    def log_path(self, task: TaskRecord) -> Path:
+        """Tell where a task's log lies, once it has one."""
+        return self._logs / task.id
 
     async def close(self) -> None:
-        """End all tasks at once."""
+        """End all tasks at once. Those that wait are kept as they are."""
         self._closing = True
         self._line.clear()
-        for task in self.tasks.values():
-            if task.running is not None:
-                task.running.kill()
+        for running in self._running.values():
+            running.kill()
         await asyncio.gather(*self._lives, return_exceptions=True)
         self._runtime.close()
 
+    def _restore(self) -> None:
+        for task in self._records.all("task", TaskRecord):
+            self.tasks[task.id] = task
+            self.artifacts.add(task)
+            if task.status == "running":
+                task.end_at = self._clock.now()
+                task.error_message = "the emulator was stopped"
+                self._end(task, "aborted")
+            elif task.status == "waiting":
+                self._line.append(task)
+        asyncio.get_running_loop().call_soon(self._advance)
+
     def _advance(self) -> None:
-        while self._line and len(self._lives) < self._slots:
+        while self._line and len(self._lives) < self._behaviour.slots:
             task = self._line.popleft()
             task.status = "running"
             life = asyncio.create_task(self._live(task))
@@ -170,24 +179,25 @@ class Project:
 
     async def _live(self, task: TaskRecord) -> None:
         task.start_at = task.updated_at = self._clock.now()
+        self.keep(task)
+        log = Log(self.log_path(task))
         try:
-            running = task.running = await self._runtime.start(task.id, task.request.containers[0])
+            running = await self._runtime.start(task.id, task.request.containers[0], log)
         except (CannotStart, OSError) as error:
             task.exit_code, task.error_message, status = 127, str(error), "error"
         else:
+            self._running[task.id] = running
             if task.canceled_at is not None or self._closing:
                 running.kill()  # it was told to end while it was being started
-            task.exit_code, in_time = await self._wait(running, task.request.execution_time_limit_sec)
+            exit_code, in_time = await self._wait(running, task.request.execution_time_limit_sec)
+            task.exit_code = exit_code
             status = self._final_status(task, in_time=in_time)
-            if not self._closing and (status == "done" or self._keep_failed_artifacts):
-                try:
-                    task.artifact = await _off_loop(functools.partial(self._pack, task.id, running))
-                except OSError as error:
-                    task.error_message, status = f"the artifact cannot be collected: {error}", "error"
-            await _off_loop(functools.partial(shutil.rmtree, running.folder, ignore_errors=True))
-        task.running = None
-        task.end_at = task.updated_at = self._clock.now()
-        task.status = status
+            if not self._closing and (status == "done" or self._behaviour.keep_failed_artifacts):
+                status = await self._collect(task, running, status)
+            del self._running[task.id]
+            await _off_loop(partial(shutil.rmtree, running.folder, ignore_errors=True))
+        task.end_at = self._clock.now()
+        self._end(task, status)
 
     def _final_status(self, task: TaskRecord, *, in_time: bool) -> str:
         if task.canceled_at is not None:
@@ -195,6 +205,21 @@ class Project:
         if self._closing or not in_time:
             return "aborted"
         return "done" if task.exit_code == 0 else "error"
+
+    async def _collect(self, task: TaskRecord, running: Running, status: str) -> str:
+        try:
+            task.artifact = await _off_loop(partial(self.artifacts.pack, task.id, running.artifact_dir))
+        except OSError as error:
+            task.error_message = f"the artifact cannot be collected: {error}"
+            return "error"
+        self.artifacts.add(task)
+        return status
+
+    def _end(self, task: TaskRecord, status: str) -> None:
+        task.updated_at = self._clock.now()
+        task.status = status
+        self.keep(task)
+        self._on_end(task)
 
     async def _wait(self, running: Running, limit_s: int | None) -> tuple[int, bool]:
         """Wait for the main process's end. Tells its exit status, and whether it ended within its time limit."""
@@ -212,20 +237,6 @@ class Project:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         alarm.cancel()
         return ended.done()
-
-    def _pack(self, task_id: str, running: Running) -> models.Artifact:
-        artifact_id = str(uuid.uuid4())
-        path = self._folder / "artifacts" / artifact_id
-        # The fastest level: what counts here is that it is a tar.gz, not how small it is.
-        with tarfile.open(path, "w:gz", compresslevel=1) as archive:
-            archive.add(running.artifact_dir, arcname=".")
-        return models.Artifact(
-            id=artifact_id,
-            task=task_id,
-            created_at=self._clock.now(),
-            filename=f"{task_id}.tar.gz",
-            size_bytes=path.stat().st_size,
-        )
 
 
 async def _off_loop(work: Callable[[], T]) -> T:

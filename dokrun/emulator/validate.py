@@ -2,25 +2,69 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+import urllib.parse
+from typing import Any, TypeVar
 
 import msgspec
 
-from dokrun.api.models import ContainerRequest, CreateTaskRequest
+from dokrun.api.models import ENDED, ContainerRequest, CreateTaskRequest
 from dokrun.emulator.catalog import PLANS
 
 DEFAULT_TIME_LIMIT_S = 1_728_000  # 20 days
 SHORTEST_TIME_LIMIT_S = 600
 ENVIRONMENT_CHARS = 8192
 LARGEST_PORT = 65535
+STATUSES = ENDED | {"waiting", "running"}
 _REQUIRED = ("name", "containers", "tags")
 _CONTAINER_REQUIRED = ("image", "command", "entrypoint", "plan")
 _CONTAINER_KEYS = frozenset(field.name for field in msgspec.structs.fields(ContainerRequest))
+_NOT_IN_URLS = re.compile(r"[^\x21-\x7e]|[<>\"{}|\\^`]")
 _SHELLS = ("/bin/sh", "/bin/bash", "/bin/zsh")
+
+
+T = TypeVar("T")
 
 
 class Invalid(ValueError):
     """The request does not keep the contract; the message is the answer's `error_msg`."""
+
+
+def read(body: bytes, form: type[T], *, nulls: bool = False) -> T:
+    """Read a body, in which null is a value of its own only where `nulls` says so.
+
+    Raises:
+        Invalid: it is no JSON, or not of this form.
+    """
+    data = _object(body)
+    for name, given in data.items():
+        if given is None and not nulls:
+            raise Invalid(f"{name}: must not be null")
+    try:
+        return msgspec.convert(data, form)
+    except msgspec.ValidationError as error:
+        raise Invalid(str(error)) from None
+
+
+def url(text: str, name: str) -> str:
+    """Read an address that something can be sent to. Raises Invalid."""
+    try:
+        parts = urllib.parse.urlsplit(text)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and not _NOT_IN_URLS.search(text)
+    except ValueError:
+        valid = False
+    if not valid:
+        raise Invalid(f"{name}: must be a URL that begins with http:// or https://")
+    return text
+
+
+def statuses(text: str) -> frozenset[str]:
+    """Read a filter by statuses. Raises Invalid where one is not known."""
+    wanted = frozenset(text.split(","))
+    unknown = sorted(wanted - STATUSES)
+    if unknown:
+        raise Invalid(f"status: {unknown[0]!r} is not one of {', '.join(sorted(STATUSES))}")
+    return wanted
 
 
 def task_request(body: bytes) -> CreateTaskRequest:
