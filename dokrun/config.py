@@ -16,9 +16,7 @@ object store inside this process. This module and `dokrun.emulator` alone know a
 
 from __future__ import annotations
 
-import json
 import os
-import stat
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -27,18 +25,14 @@ from typing import Any
 
 import platformdirs
 
-from dokrun.errors import ConfigError, MissingCredentials, OptionError, suggest
+from dokrun import profiles
+from dokrun.errors import ConfigError, MissingCredentials, suggest
 from dokrun.options import Options
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from dokrun.profiles import DEFAULT
 
 # https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html; the only zone that offers the service is Ishikari 1.
 DEFAULT_API_URL = "https://secure.sakura.ad.jp/cloud/zone/is1a/api/managed-container/1.0"
 LOCAL = "local"
-DEFAULT = "default"
 
 NO_CREDENTIALS = (
     "Authentication credentials not provided: set DOKRUN_ACCESS_TOKEN and DOKRUN_ACCESS_TOKEN_SECRET to an API key of "
@@ -124,8 +118,8 @@ def load(
         ConfigError: a setting is wrong, or a file with secrets can be read by others.
         MissingCredentials: the profile has no API key.
     """
-    tables = _read_file((config_dir or platformdirs.user_config_path("dokrun")) / "config.toml")
-    usacloud = _usacloud(home or Path.home())
+    tables = profiles.read((config_dir or platformdirs.user_config_path("dokrun")) / "config.toml")
+    usacloud = profiles.usacloud(home or Path.home())
     name, why = _choose(profile, environ, tables, usacloud)
     state_dir = Path(environ.get("DOKRUN_STATE_DIR") or platformdirs.user_state_path("dokrun"))
     if name == LOCAL:
@@ -250,77 +244,3 @@ def _bucket(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[s
 
 def _origin(name: str, environ: Mapping[str, str]) -> str:
     return name if environ.get(name) else "config.toml"
-
-
-_KEYS = {
-    "access_token": str,
-    "access_token_secret": str,
-    "api_url": str,
-    "bucket": dict,
-    "defaults": dict,
-}
-_KINDS = {str: "text", dict: "table"}
-_BUCKET_KEYS = ("name", "endpoint_url", "region", "access_key_id", "secret_access_key")
-
-
-def _read_file(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the profiles of `config.toml`, by name; none where there is no such file."""
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = tomllib.load(file)
-    except FileNotFoundError:
-        return {}
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    profiles = content.pop("profiles", {})
-    if not isinstance(profiles, dict):
-        raise ConfigError(f"{path}: profiles is not a table; write [profiles.NAME]")
-    tables = {**profiles, DEFAULT: content} if content else profiles
-    for name, table in tables.items():
-        _check(path, name, table)
-    if mode & (stat.S_IRWXG | stat.S_IRWXO) and any(_has_secret(table) for table in tables.values()):
-        raise ConfigError(f"{path} holds secrets and can be read by others; run: chmod 600 '{path}'")
-    return tables
-
-
-def _has_secret(table: Mapping[str, Any]) -> bool:
-    return "access_token_secret" in table or "secret_access_key" in table.get("bucket", {})
-
-
-def _check(path: Path, name: str, table: object) -> None:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{path}: the profile {name!r} is not a table")
-    for key, value in table.items():
-        if key not in _KEYS:
-            raise ConfigError(f"{path}: profile {name!r} has an unknown key {key!r}{suggest(key, _KEYS)}")
-        if not isinstance(value, _KEYS[key]):
-            raise ConfigError(f"{path}: {key} of profile {name!r} is not a {_KINDS[_KEYS[key]]}")
-    for key in table.get("bucket", {}):
-        if key not in _BUCKET_KEYS:
-            raise ConfigError(
-                f"{path}: [bucket] of profile {name!r} has an unknown key {key!r}{suggest(key, _BUCKET_KEYS)}"
-            )
-    if "profile" in table.get("defaults", {}):
-        raise ConfigError(f"{path}: [defaults] of profile {name!r} cannot choose a profile")
-    try:
-        Options().updated(table.get("defaults", {}))
-    except OptionError as error:
-        raise ConfigError(f"{path}: [defaults] of profile {name!r}: {error}") from error
-
-
-def _usacloud(home: Path) -> tuple[str, str] | None:
-    """Read the API key of usacloud's current profile (https://docs.usacloud.jp/usacloud/references/profile/)."""
-    folder = home / ".usacloud"
-    try:
-        name = (folder / "current").read_text(encoding="utf-8").strip() or DEFAULT
-    except OSError:
-        name = DEFAULT
-    try:
-        content = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-        token, secret = content["AccessToken"], content["AccessTokenSecret"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return (token, secret) if token and secret else None

@@ -1,0 +1,95 @@
+"""The files in which profiles stand: dokrun's own `config.toml`, and usacloud's."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dokrun.errors import ConfigError, OptionError, suggest
+from dokrun.options import Options
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# The profile that stands at the top of the file, without a name of its own.
+DEFAULT = "default"
+
+_KEYS = {
+    "access_token": str,
+    "access_token_secret": str,
+    "api_url": str,
+    "bucket": dict,
+    "defaults": dict,
+}
+_KINDS = {str: "text", dict: "table"}
+_BUCKET_KEYS = ("name", "endpoint_url", "region", "access_key_id", "secret_access_key")
+
+
+def read(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the profiles of `config.toml`, by name; none where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = tomllib.load(file)
+    except FileNotFoundError:
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    profiles = content.pop("profiles", {})
+    if not isinstance(profiles, dict):
+        raise ConfigError(f"{path}: profiles is not a table; write [profiles.NAME]")
+    tables = {**profiles, DEFAULT: content} if content else profiles
+    for name, table in tables.items():
+        _check(path, name, table)
+    if mode & (stat.S_IRWXG | stat.S_IRWXO) and any(_has_secret(table) for table in tables.values()):
+        raise ConfigError(f"{path} holds secrets and can be read by others; run: chmod 600 '{path}'")
+    return tables
+
+
+def _has_secret(table: Mapping[str, Any]) -> bool:
+    return "access_token_secret" in table or "secret_access_key" in table.get("bucket", {})
+
+
+def _check(path: Path, name: str, table: object) -> None:
+    if not isinstance(table, dict):
+        raise ConfigError(f"{path}: the profile {name!r} is not a table")
+    for key, value in table.items():
+        if key not in _KEYS:
+            raise ConfigError(f"{path}: profile {name!r} has an unknown key {key!r}{suggest(key, _KEYS)}")
+        if not isinstance(value, _KEYS[key]):
+            raise ConfigError(f"{path}: {key} of profile {name!r} is not a {_KINDS[_KEYS[key]]}")
+    for key in table.get("bucket", {}):
+        if key not in _BUCKET_KEYS:
+            raise ConfigError(
+                f"{path}: [bucket] of profile {name!r} has an unknown key {key!r}{suggest(key, _BUCKET_KEYS)}"
+            )
+    if "profile" in table.get("defaults", {}):
+        raise ConfigError(f"{path}: [defaults] of profile {name!r} cannot choose a profile")
+    try:
+        Options().updated(table.get("defaults", {}))
+    except OptionError as error:
+        raise ConfigError(f"{path}: [defaults] of profile {name!r}: {error}") from error
+
+
+def usacloud(home: Path) -> tuple[str, str] | None:
+    """Read the API key of usacloud's current profile (https://docs.usacloud.jp/usacloud/references/profile/)."""
+    folder = home / ".usacloud"
+    try:
+        name = (folder / "current").read_text(encoding="utf-8").strip() or DEFAULT
+    except OSError:
+        name = DEFAULT
+    try:
+        content = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        token, secret = content["AccessToken"], content["AccessTokenSecret"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (token, secret) if token and secret else None
