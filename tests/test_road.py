@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import functools
+import inspect
 import os
 import sys
 import threading
@@ -16,11 +17,12 @@ import numpy as np
 import pytest
 
 import dokrun as dok
-from dokrun import keys
+from dokrun import engine, keys
 from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import BucketSettings, Secret
 from dokrun.emulator.objects import ObjectStore
+from dokrun.options import Options
 from dokrun.shim.envelope import segment_of
 
 pytestmark = pytest.mark.usefixtures("account")
@@ -275,3 +277,14 @@ def test_callables_with_attributes_static_methods_and_class_methods_work() -> No
     kinds: Any = Kinds
     futures = [remote(Tuned())(1), kinds.static(2), kinds().static(3), kinds.of_class(4), kinds().of_class(5)]
     assert [future.result(timeout=60) for future in futures] == [2, 2, 3, 12, 15]
+
+
+def test_a_call_on_an_engine_that_is_closed_fails_at_once_and_has_not_run() -> None:
+    closed = engine.get()
+    engine.reset()
+    function = inspect.unwrap(add)
+    call = engine.Call(function, inspect.signature(function), "add", (1,), {})
+    future = closed.call(call, Options(plan="v100-32gb"))
+    error = future.exception(timeout=5)
+    assert isinstance(error, dok.SubmitFailed)
+    assert error.ran == "no"

@@ -63,7 +63,10 @@ class Run:
     def begin(self) -> None:
         """Go on in the background until the future has its outcome."""
         self.future.on_cancel = self._cancel_later
-        self._parts.submissions.submit(lambda: self._guarded(self._submit))
+        if not self._parts.submissions.submit(lambda: self._guarded(self._submit)):
+            self._forget(self)
+            message = f"{self.job.name} was not submitted: dokrun is being closed"
+            self.future.fail(errors.SubmitFailed(message, ran="no", call_id=self.future.call_id))
 
     def cancel(self) -> bool:
         """Tell the service to end the task, if there is one. Tells whether that ended it, now or before."""
@@ -119,7 +122,7 @@ class Run:
             self.future.status = "staging"
             definition = stage(self.job, self._parts.bucket, [self._batch.tag])
             if self.future.cancelled():
-                self._forget(self)
+                self._settle(Outcome())
                 return
             task = self._parts.client.tasks.create(definition)
         except errors.DokrunError as error:

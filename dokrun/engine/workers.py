@@ -25,11 +25,12 @@ class Workers:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, work: Work) -> None:
-        """Have something done; after `close`, nothing is."""
+    def submit(self, work: Work) -> bool:
+        """Have something done. Tells whether it will be; after `close`, nothing is."""
         with self._lock:
             if not self._closed:
                 self._queue.put(work)
+            return not self._closed
 
     def close(self, timeout_s: float) -> bool:
         """Finish what is queued and end the threads. Tells whether they ended within `timeout_s` seconds."""
