@@ -20,6 +20,7 @@ from dokrun.emulator.artifacts import LARGEST_BYTES, Artifacts
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.log import Log
 from dokrun.emulator.process import CannotStart, ProcessRuntime, Running
+from dokrun.emulator.proxy import PublicPort
 from dokrun.emulator.records import Records
 from dokrun.emulator.task import TaskRecord
 
@@ -39,6 +40,7 @@ class Behaviour:
         keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
         largest_artifact_bytes: how much an artifact folder may hold.
         agreed: whether somebody has agreed to the terms of service.
+        cut_s: after how many seconds without an answer the proxy of an http port cuts a request.
     """
 
     python: str = sys.executable
@@ -46,6 +48,7 @@ class Behaviour:
     keep_failed_artifacts: bool = False
     largest_artifact_bytes: int = LARGEST_BYTES
     agreed: bool = True
+    cut_s: float = 60.0
 
 
 class Ended(Exception):
@@ -181,6 +184,7 @@ class Project:
         task.start_at = task.updated_at = self._clock.now()
         self.keep(task)
         log = Log(self.log_path(task))
+        public = await self._open_port(task)
         try:
             running = await self._runtime.start(task.id, task.request.containers[0], log)
         except (CannotStart, OSError) as error:
@@ -196,8 +200,18 @@ class Project:
                 status = await self._collect(task, running, status)
             del self._running[task.id]
             await _off_loop(partial(shutil.rmtree, running.folder, ignore_errors=True))
+        if public is not None:
+            await public.close()
         task.end_at = self._clock.now()
         self._end(task, status)
+
+    async def _open_port(self, task: TaskRecord) -> PublicPort | None:
+        wanted = task.request.containers[0].http
+        if wanted is None:
+            return None
+        public = await PublicPort.open(wanted.port, self._behaviour.cut_s, self._clock)
+        task.http_uri = public.url
+        return public
 
     def _final_status(self, task: TaskRecord, *, in_time: bool) -> str:
         if task.canceled_at is not None:
