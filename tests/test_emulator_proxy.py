@@ -1,4 +1,4 @@
-"""The public address of a container's http port: 503 until it listens, a cut for what takes long, else everything passes."""
+"""The public address of a container's http port: 503 until it listens, a cut for what takes long."""
 
 from __future__ import annotations
 
@@ -67,9 +67,8 @@ def serve(client: Client, port: int, code: str = SERVER) -> str:
 
 
 def test_until_the_container_listens_the_answer_is_503(client: Client, port: int) -> None:
-    task = client.tasks.create(
-        request("import time; print('up', flush=True); time.sleep(600)", http=models.HttpPort(port))
-    )
+    code = "import time; print('up', flush=True); time.sleep(600)"
+    task = client.tasks.create(request(code, http=models.HttpPort(port)))
     next(client.tasks.logs(task.id))
     answer = httpx.get(str(client.tasks.get(task.id).http_uri))
     assert answer.status_code == 503

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -20,6 +21,12 @@ show = typer.Typer(help="What dokrun is told.", no_args_is_help=True)
 app.add_typer(show, name="config")
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
+
+
+class Runtime(str, Enum):
+    """What the emulator's tasks run as."""
+
+    PROCESS = "process"
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -50,8 +57,9 @@ def emulator(
     port: Annotated[int, typer.Option(help="Where it listens on 127.0.0.1; 0 is a free port.")] = 0,
     data: Annotated[Optional[Path], typer.Option(help="Keep tasks, artifacts and logs here over restarts.")] = None,  # noqa: UP045 - typer reads it at run time
     slots: Annotated[int, typer.Option(min=1, help="How many tasks run at once.")] = 1,
+    runtime: Annotated[Runtime, typer.Option(help="What tasks run as: processes of this machine.")] = Runtime.PROCESS,  # noqa: ARG001 - there is one so far, and it is checked
 ) -> None:
-    """Serve DOK's API on this machine, until Ctrl-C. Tasks run as processes of this machine."""
+    """Serve DOK's API on this machine, until Ctrl-C."""
     from dokrun.emulator import Behaviour, Emulator
 
     try:

@@ -8,7 +8,8 @@
 It knows nothing of dokrun's own jobs: whoever writes against DOK, in any language, can test against it.
 """
 
+from dokrun.emulator.faults import Fault
 from dokrun.emulator.server import Emulator
 from dokrun.emulator.state import Behaviour
 
-__all__ = ["Behaviour", "Emulator"]
+__all__ = ["Behaviour", "Emulator", "Fault"]

@@ -19,6 +19,8 @@ import uvicorn
 from dokrun.emulator import webhooks
 from dokrun.emulator.account import Account
 from dokrun.emulator.clock import Clock, SystemClock
+from dokrun.emulator.faults import FaultMiddleware, Faults
+from dokrun.emulator.faults import routes as fault_routes
 from dokrun.emulator.records import Records
 from dokrun.emulator.routes import BASE_PATH, application
 from dokrun.emulator.state import Behaviour, Project
@@ -34,6 +36,8 @@ _REAL_TOKEN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORE
 
 class Emulator:
     """DOK on this machine. Start it, point a client at `api_url` with `token` and `secret`, close it.
+
+    `faults` takes rules for what shall go wrong; over HTTP, below `/faults/` on the same host and with the same key.
 
     Args:
         port: where it listens on 127.0.0.1; a free port if it is 0.
@@ -62,6 +66,7 @@ class Emulator:
         key = _kept_key(data)
         self.token = token or key.token
         self.secret = secret or key.secret
+        self.faults = Faults()
         self._clock = clock or SystemClock()
         self._behaviour = behaviour or Behaviour()
         self._socket = _listen(port)
@@ -130,7 +135,13 @@ class Emulator:
             behaviour=self._behaviour,
             on_end=tell,
         )
-        app = application(project, account, self._clock, (self.token, self.secret), [])
+        key = (self.token, self.secret)
+        app = FaultMiddleware(
+            application(project, account, self._clock, key, list(fault_routes(self.faults))),
+            self.faults,
+            self._clock,
+            BASE_PATH,
+        )
         server = uvicorn.Server(
             uvicorn.Config(
                 app,
