@@ -23,7 +23,7 @@ BASE_PATH = "/cloud/zone/is1a/api/managed-container/1.0"
 
 
 def application(
-    project: Project, account: Account, clock: Clock, key: tuple[str, str], extra: list[BaseRoute]
+    project: Project, account: Account, clock: Clock, key: tuple[str, str], fault_routes: list[BaseRoute]
 ) -> Starlette:
     """Make the application: the API below its path, and beside it the addresses that it hands out.
 
@@ -32,7 +32,7 @@ def application(
         account: the rest.
         clock: what tells the time.
         key: the API key's token and secret.
-        extra: more routes that only those who have the key may use.
+        fault_routes: the admin path of the faults, for those who have the key.
     """
     signer = Signer(clock)
     tasks = TaskRoutes(project, account, signer)
@@ -44,7 +44,7 @@ def application(
         middleware=[authenticate, agreed],
     )
     return Starlette(
-        routes=[api, *tasks.public_routes(), Mount("/faults", routes=extra, middleware=[authenticate])],
+        routes=[api, *tasks.public_routes(), Mount("/faults", routes=fault_routes, middleware=[authenticate])],
         middleware=[Middleware(LoopbackOnly)],
         exception_handlers={HTTPException: _http_error, Invalid: _invalid, Missing: _missing},
     )
