@@ -196,6 +196,10 @@ def _words(response: httpx.Response) -> models.Error:
 
 def _decode(response: httpx.Response, answer: type[T]) -> T:
     try:
+        return msgspec.json.decode(response.content, type=answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass  # a null where none is foreseen, perhaps: read again without them, which takes longer
+    try:
         return msgspec.convert(_without_nulls(msgspec.json.decode(response.content)), answer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         problem = str(error)
