@@ -9,6 +9,8 @@ object store inside this process. This module and `dokrun.emulator` alone know a
     [bucket]
     name = "my-bucket"
     endpoint_url = "https://s3.isk01.sakurastorage.jp"
+    [registry]
+    name = "my-registry.sakuracr.jp/team"   # host/namespace: where images that dokrun builds are kept
     [defaults]                        # options of @remote
     plan = "h100-80gb"
     [profiles.work]                   # the profile `work`, with the same keys
@@ -86,14 +88,29 @@ class BucketSettings:
 
 
 @dataclass(frozen=True)
+class RegistrySettings:
+    """Where built images are kept: `name` is host/namespace. Without a username, Docker's own credentials are used."""
+
+    name: str
+    username: str | None = None
+    password: Secret | None = None
+
+
+@dataclass(frozen=True)
 class Settings:
-    """All that the rooms need to know. `source` tells for each setting where it came from, never its value."""
+    """All that the rooms need to know. `source` tells for each setting where it came from, never its value.
+
+    `uses_images` is False where tasks are processes of this machine, so that no image is looked at, nor built.
+    """
 
     profile: str
     api_url: str = DEFAULT_API_URL
     access_token: str = ""
     access_token_secret: Secret = field(default=Secret(""))
     bucket: BucketSettings | None = None
+    registry: RegistrySettings | None = None
+    hub_mirror: str | None = None
+    uses_images: bool = True
     defaults: Options = field(default_factory=Options)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
@@ -124,7 +141,7 @@ def load(
     state_dir = Path(environ.get("DOKRUN_STATE_DIR") or platformdirs.user_state_path("dokrun"))
     if name == LOCAL:
         defaults = Options().updated(tables.get(DEFAULT, {}).get("defaults", {}))
-        return Settings(LOCAL, defaults=defaults, state_dir=state_dir, source={"profile": why})
+        return Settings(LOCAL, uses_images=False, defaults=defaults, state_dir=state_dir, source={"profile": why})
     if name not in tables and name != DEFAULT:
         raise ConfigError(f"there is no profile {name!r} ({why}){suggest(name, [*tables, LOCAL])}")
     table = tables.get(name, {})
@@ -139,6 +156,8 @@ def load(
         access_token=token,
         access_token_secret=Secret(secret),
         bucket=_bucket(environ, table.get("bucket", {}), source),
+        registry=_registry(environ, table.get("registry", {}), source),
+        hub_mirror=environ.get("DOKRUN_HUB_MIRROR") or table.get("registry", {}).get("hub_mirror"),
         defaults=Options().updated(table.get("defaults", {})),
         state_dir=state_dir,
         source=source,
@@ -217,29 +236,60 @@ def _credentials(
     raise MissingCredentials(NO_CREDENTIALS)
 
 
-def _bucket(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> BucketSettings | None:
-    def first(key: str, *names: str) -> str | None:
+class _Table:
+    """One table of the file, with the environment's variables before it; notes where each value came from."""
+
+    def __init__(self, name: str, environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> None:
+        self._name = name
+        self._environ = environ
+        self._table = table
+        self._source = source
+
+    def first(self, key: str, *names: str) -> str | None:
+        """Tell the first that is set of some variables and the file's key."""
         for name in names:
-            if environ.get(name):
-                source[f"bucket.{key}"] = name
-                return environ[name]
-        if table.get(key):
-            source[f"bucket.{key}"] = "config.toml"
-            return str(table[key])
+            if self._environ.get(name):
+                self._source[f"{self._name}.{key}"] = name
+                return self._environ[name]
+        if self._table.get(key):
+            self._source[f"{self._name}.{key}"] = "config.toml"
+            return str(self._table[key])
         return None
 
-    name = first("name", "DOKRUN_BUCKET")
+    def secret(self, key: str, *names: str) -> Secret | None:
+        """The same, for what is never shown."""
+        value = self.first(key, *names)
+        return Secret(value) if value else None
+
+
+def _bucket(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> BucketSettings | None:
+    told = _Table("bucket", environ, table, source)
+    name = told.first("name", "DOKRUN_BUCKET")
     if name is None:
         return None
-    secret = first("secret_access_key", "DOKRUN_S3_SECRET_ACCESS_KEY")
     return BucketSettings(
         name,
-        first("endpoint_url", "DOKRUN_S3_ENDPOINT_URL")
-        or first("endpoint_url", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
-        first("region", "DOKRUN_S3_REGION") or first("region", "AWS_DEFAULT_REGION"),
-        first("access_key_id", "DOKRUN_S3_ACCESS_KEY_ID"),
-        Secret(secret) if secret else None,
+        told.first("endpoint_url", "DOKRUN_S3_ENDPOINT_URL")
+        or told.first("endpoint_url", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"),
+        told.first("region", "DOKRUN_S3_REGION") or told.first("region", "AWS_DEFAULT_REGION"),
+        told.first("access_key_id", "DOKRUN_S3_ACCESS_KEY_ID"),
+        told.secret("secret_access_key", "DOKRUN_S3_SECRET_ACCESS_KEY"),
     )
+
+
+def _registry(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> RegistrySettings | None:
+    told = _Table("registry", environ, table, source)
+    name = told.first("name", "DOKRUN_REGISTRY")
+    if name is None:
+        return None
+    username = told.first("username", "DOKRUN_REGISTRY_USERNAME")
+    password = told.secret("password", "DOKRUN_REGISTRY_PASSWORD")
+    if (username is None) != (password is None):
+        missing = "password" if password is None else "username"
+        raise ConfigError(
+            f"the registry {name} has only half of its credentials; set DOKRUN_REGISTRY_{missing.upper()}"
+        )
+    return RegistrySettings(name.strip("/"), username, password)
 
 
 def _origin(name: str, environ: Mapping[str, str]) -> str:

@@ -5,7 +5,11 @@
     │   └── MissingCredentials
     ├── OptionError                 an option or a call signature is wrong (also a TypeError)
     ├── NotSerializable             an argument or a function cannot be pickled; nothing was sent
+    ├── SourceTooLarge              the user's files are more than what goes along; nothing was sent
     ├── StorageError                the bucket refused, or gave no answer
+    ├── ImageError                  an image cannot be found, built or used
+    │   ├── BuildFailed             a step of it failed: has step, log
+    │   └── RegistryError           a registry refused, or gave no answer: has host
     ├── ApiError                    DOK's API: has method, path
     │   ├── NoAnswer                no answer came: it may or may not have been received
     │   │   └── NotSent             the request cannot have been received
@@ -21,9 +25,12 @@
         ├── SubmitFailed            DOK did not take the task (ran = "no")
         ├── TaskFailed              the task ended without an outcome: has status
         ├── ShimFailed              the container could not read what was sent (ran = "no")
+        ├── VersionMismatch         pickled by another version than the one that shall read it
         ├── CallTimeout             the call took longer than its `timeout` (ran = "yes")
         ├── WorkerDied              the function's process died: has signal, exit_code (ran = "yes")
+        │   └── OutOfMemory         killed since the container's memory was used up
         ├── ResultNotSerializable   the function returned what cannot be pickled (ran = "yes")
+        ├── ResultNotWritten        the container's disk could not take the result (ran = "yes")
         ├── ResultUnreadable        the result came and could not be opened; the file is kept
         ├── Tampered                bytes do not match the digest that DOK vouches for
         └── RemoteError             the function raised what cannot be unpickled here (ran = "yes")
@@ -41,11 +48,13 @@ from typing import Any, Literal
 __all__ = [
     "ApiError",
     "BadRequest",
+    "BuildFailed",
     "CallFailed",
     "CallTimeout",
     "ConfigError",
     "DokrunError",
     "Forbidden",
+    "ImageError",
     "InvalidAnswer",
     "MissingCredentials",
     "NoAnswer",
@@ -53,18 +62,23 @@ __all__ = [
     "NotSent",
     "NotSerializable",
     "OptionError",
+    "OutOfMemory",
     "Refused",
+    "RegistryError",
     "RemoteError",
     "ResultNotSerializable",
+    "ResultNotWritten",
     "ResultUnreadable",
     "ServerError",
     "ShimFailed",
+    "SourceTooLarge",
     "StorageError",
     "SubmitFailed",
     "Tampered",
     "TaskFailed",
     "TooManyRequests",
     "Unauthorized",
+    "VersionMismatch",
     "WorkerDied",
 ]
 
@@ -101,8 +115,33 @@ class NotSerializable(DokrunError, TypeError):
     """An argument or a function cannot be pickled. Nothing was sent."""
 
 
+class SourceTooLarge(DokrunError):
+    """The files that would go along are more than dokrun sends with a call. Nothing was sent."""
+
+
 class StorageError(DokrunError):
     """The object store refused a request or gave no answer."""
+
+
+class ImageError(DokrunError):
+    """An image cannot be found, built or used."""
+
+
+class BuildFailed(ImageError):
+    """A step of an image failed. `step` is the Dockerfile's line and `log` the end of what the build wrote."""
+
+    def __init__(self, message: str, *, step: str = "", log: str = "") -> None:
+        super().__init__(message)
+        self.step = step
+        self.log = log
+
+
+class RegistryError(ImageError):
+    """A registry refused a request or gave no answer. `host` says which."""
+
+    def __init__(self, message: str, *, host: str = "") -> None:
+        super().__init__(message)
+        self.host = host
 
 
 class ApiError(DokrunError):
@@ -201,6 +240,10 @@ class ShimFailed(CallFailed):
     """The container could not fetch, verify or read what was sent, so the function was not started."""
 
 
+class VersionMismatch(CallFailed):
+    """Client and container have versions of Python, cloudpickle or dokrun that cannot read each other's pickles."""
+
+
 class CallTimeout(CallFailed):
     """The call took longer than its `timeout`; its process was killed."""
 
@@ -223,8 +266,16 @@ class WorkerDied(CallFailed):
         self.exit_code = exit_code
 
 
+class OutOfMemory(WorkerDied):
+    """The function's process was killed since the container's memory was used up; the kernel's own counter says so."""
+
+
 class ResultNotSerializable(CallFailed):
     """The function returned something that cannot be pickled."""
+
+
+class ResultNotWritten(CallFailed):
+    """The function ended, but the container's disk could not take its result."""
 
 
 class ResultUnreadable(CallFailed):

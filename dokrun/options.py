@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any, TypeAlias, TypedDict
 
 from dokrun.errors import OptionError, suggest
+from dokrun.image.spec import Image
 from dokrun.shim.protocol import RESERVED_PREFIXES
 
 Duration: TypeAlias = "timedelta | str | int | float"
@@ -28,10 +29,12 @@ class GivenOptions(TypedDict, total=False):
     """The options as the user writes them, for those who read types."""
 
     plan: str
-    image: str
+    image: Image | str
     timeout: Duration
     env: Mapping[str, str]
     tags: Iterable[str]
+    include: Iterable[str]
+    exclude: Iterable[str]
     name: str
     profile: str
 
@@ -44,10 +47,12 @@ class Options:
     """
 
     plan: str | None = None
-    image: str | None = None
+    image: Image | str | None = None
     timeout_s: float | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     tags: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     name: str | None = None
     profile: str | None = None
 
@@ -60,10 +65,10 @@ class Options:
         return replace(self, **_checked(given))
 
     def over(self, defaults: Options) -> Options:
-        """Make a copy with the profile's defaults where this says nothing; environments and tags are joined."""
+        """Make a copy with the profile's defaults where this says nothing; environments and lists are joined."""
         mine = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        joined = {"env": {**defaults.env, **self.env}, "tags": (*defaults.tags, *self.tags)}
-        return replace(defaults, **{**mine, **joined})
+        lists = {name: (*getattr(defaults, name), *getattr(self, name)) for name in ("tags", "include", "exclude")}
+        return replace(defaults, **{**mine, **lists, "env": {**defaults.env, **self.env}})
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -119,23 +124,32 @@ def _environment(name: str, value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _tags(name: str, value: object) -> tuple[str, ...]:
+def _texts(name: str, value: object) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise OptionError(f"{name}={value!r} must be a list of texts")
-    tags = tuple(value)
+    return tuple(_text(name, text) for text in value)
+
+
+def _tags(name: str, value: object) -> tuple[str, ...]:
+    tags = _texts(name, value)
     for tag in tags:
-        _text(name, tag)
         if tag.startswith("dokrun"):
             raise OptionError(f"{name}= holds {tag!r}, but tags that begin with dokrun are reserved")
     return tags
 
 
+def _image(name: str, value: object) -> Image | str:
+    return value if isinstance(value, Image) else _text(name, value)
+
+
 _CHECKS = {
     "plan": _text,
-    "image": _text,
+    "image": _image,
     "timeout": seconds,
     "env": _environment,
     "tags": _tags,
+    "include": _texts,
+    "exclude": _texts,
     "name": _text,
     "profile": _text,
 }

@@ -26,10 +26,15 @@ _KEYS = {
     "access_token_secret": str,
     "api_url": str,
     "bucket": dict,
+    "registry": dict,
     "defaults": dict,
 }
 _KINDS = {str: "text", dict: "table"}
-_BUCKET_KEYS = ("name", "endpoint_url", "region", "access_key_id", "secret_access_key")
+_TABLES = {
+    "bucket": ("name", "endpoint_url", "region", "access_key_id", "secret_access_key"),
+    "registry": ("name", "username", "password", "hub_mirror"),
+}
+_SECRETS = (("bucket", "secret_access_key"), ("registry", "password"))
 
 
 def read(path: Path) -> dict[str, dict[str, Any]]:
@@ -56,7 +61,7 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _has_secret(table: Mapping[str, Any]) -> bool:
-    return "access_token_secret" in table or "secret_access_key" in table.get("bucket", {})
+    return "access_token_secret" in table or any(key in table.get(name, {}) for name, key in _SECRETS)
 
 
 def _check(path: Path, name: str, table: object) -> None:
@@ -67,11 +72,12 @@ def _check(path: Path, name: str, table: object) -> None:
             raise ConfigError(f"{path}: profile {name!r} has an unknown key {key!r}{suggest(key, _KEYS)}")
         if not isinstance(value, _KEYS[key]):
             raise ConfigError(f"{path}: {key} of profile {name!r} is not a {_KINDS[_KEYS[key]]}")
-    for key in table.get("bucket", {}):
-        if key not in _BUCKET_KEYS:
-            raise ConfigError(
-                f"{path}: [bucket] of profile {name!r} has an unknown key {key!r}{suggest(key, _BUCKET_KEYS)}"
-            )
+    for inner, known in _TABLES.items():
+        for key in table.get(inner, {}):
+            if key not in known:
+                raise ConfigError(
+                    f"{path}: [{inner}] of profile {name!r} has an unknown key {key!r}{suggest(key, known)}"
+                )
     if "profile" in table.get("defaults", {}):
         raise ConfigError(f"{path}: [defaults] of profile {name!r} cannot choose a profile")
     try:

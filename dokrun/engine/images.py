@@ -1,0 +1,258 @@
+"""From what the user says of the environment to what the task names: an image that is there, and who may pull it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, replace
+
+from dokrun import errors
+from dokrun.api import Client
+from dokrun.api.models import Registry as KnownRegistry
+from dokrun.config import Settings
+from dokrun.engine.seen import Seen
+from dokrun.image import build, context
+from dokrun.image.credentials import Credentials, canonical_host, docker_credentials
+from dokrun.image.reference import Reference, host_of
+from dokrun.image.registry import Registry
+from dokrun.image.spec import Image
+
+_log = logging.getLogger("dokrun.engine")
+
+_OFFICIAL = "docker.io/library/python:"
+NO_REGISTRY = (
+    "no registry is configured to keep the image that has to be built: set DOKRUN_REGISTRY to HOST/NAMESPACE, or name "
+    "under [registry] in config.toml, of a registry that you can push to"
+)
+# What is only good to know is asked for once, and not waited for any longer.
+_BRIEFLY_S = 10.0
+_FINGERPRINT = 40
+
+
+@dataclass(frozen=True)
+class Ready:
+    """An image that a task can name, DOK's id of the credentials that it takes to pull it, and its Python if known."""
+
+    reference: str
+    registry_id: str | None = None
+    python: str | None = None
+
+
+class Images:
+    """Makes images ready, each once in the life of an engine.
+
+    Args:
+        settings: where built images are kept, and whether tasks use images at all.
+        client: DOK, which knows the credentials of registries.
+        environ: where Docker's own configuration is found.
+        now: tells the seconds since 1970.
+        registries: makes what asks registries.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        client: Client,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        now: Callable[[], float] = time.time,
+        registries: Callable[..., Registry] = Registry,
+    ) -> None:
+        self._settings = settings
+        self._client = client
+        self._environ = environ
+        self._registries = registries
+        self._seen = Seen(settings.state_dir, now)
+        self._making = threading.Lock()
+        self._ready: dict[Image | str, Ready] = {}
+
+    def known(self, image: Image | str | None) -> Ready | None:
+        """Tell an image that needs no look and no building, or None."""
+        if not self._settings.uses_images:
+            return Ready((image.base if isinstance(image, Image) else image) or default_image())
+        if image is None:
+            return Ready(str(self._official(default_image())), python=".".join(map(str, sys.version_info[:2])))
+        return self._ready.get(image)
+
+    def ready(self, image: Image | str | None) -> Ready:
+        """Make an image ready: look it up, build it if nobody has.
+
+        Raises:
+            ImageError: it cannot be found, built, kept or pulled.
+            VersionMismatch: its Python cannot read what this one pickles.
+        """
+        # One at a time; whoever comes second finds what the first has made.
+        with self._making:
+            known = self.known(image)
+            if known is not None or image is None:
+                return known or Ready(default_image())
+            if isinstance(image, str):
+                ready = self._as_it_is(image, Reference.parse(image))
+            elif image.is_plain:
+                base = self._official(image.base or "")
+                ready = self._as_it_is(str(base), base)
+            else:
+                ready = self._built(image)
+            self._ready[image] = ready
+            return ready
+
+    def _as_it_is(self, name: str, reference: Reference) -> Ready:
+        python = self._python(reference)
+        _check(name, python)
+        try:
+            registry_id = self._registry_id(reference)
+        except errors.RegistryError as error:
+            # A broken helper of Docker's must not keep anybody from a public image.
+            _log.warning("taking %s for a public image: %s", name, error)
+            registry_id = None
+        return Ready(name, registry_id, python)
+
+    def _built(self, image: Image) -> Ready:
+        if self._settings.registry is None:
+            raise errors.ImageError(NO_REGISTRY)
+        base = None if image.base is None else self._official(image.base)
+        with closing(self._registries(self._credentials)) as registry:
+            digest = None if base is None else self._base_digest(base, registry)
+            pinned_base = base.pinned(digest) if base and digest else None
+            python = self._python(Reference.parse(pinned_base)) if pinned_base else None
+            _check(str(base), python)
+            tag = context.fingerprint(image, digest)[:_FINGERPRINT]
+            target = Reference.parse(f"{self._settings.registry.name}/dokrun:{tag}")
+            found = registry.digest(target)
+        # Before anything is built: who builds for minutes shall not learn afterwards that DOK cannot pull it.
+        registry_id = self._registry_id(target)
+        if found is None:
+            found = self._build(image, base, pinned_base, target)
+        pinned = target.pinned(found)
+        if pinned_base is None:
+            python = self._python(Reference.parse(pinned))
+            _check(str(target), python)
+        return Ready(pinned, registry_id, python)
+
+    def _build(self, image: Image, base: Reference | None, pinned_base: str | None, target: Reference) -> str:
+        try:
+            return build.build_and_push(
+                image,
+                pinned_base,
+                str(target),
+                auth=self._auth(target.host),
+                pull_auth=None if base is None else self._auth(base.host),
+                progress=_tell,
+            )
+        except errors.ImageError:
+            if base is not None:
+                # It may be that the registry no longer has what the name stood for.
+                self._seen.forget_digest(str(base))
+            raise
+
+    def _official(self, name: str) -> Reference:
+        """Read a base's name; a mirror stands in for Docker Hub where it is one of the official images of Python."""
+        reference = Reference.parse(name)
+        if self._settings.hub_mirror is None or not name.startswith(_OFFICIAL):
+            return reference
+        return replace(reference, host=host_of(self._settings.hub_mirror))
+
+    def _base_digest(self, base: Reference, registry: Registry) -> str:
+        digest = base.digest or self._seen.digest(str(base))
+        if digest is None:
+            digest = registry.digest(base)
+            if digest is None:
+                raise errors.ImageError(f"there is no image {base} to build on; check its name and its tag")
+            self._seen.keep_digest(str(base), digest)
+        return digest
+
+    def _python(self, reference: Reference) -> str | None:
+        """Tell the version of Python in an image if that can be told; no failure of it is one of the call."""
+        pinned = reference.pinned(reference.digest) if reference.digest else None
+        if pinned is not None and (kept := self._seen.python(pinned)) is not None:
+            return kept or None
+        try:
+            with closing(self._registries(self._credentials, attempts=1, limit_s=_BRIEFLY_S)) as registry:
+                version = registry.python_version(reference)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the shim checks the version again
+            _log.debug("the version of Python in %s is not known: %s", reference, error)
+            return None
+        if pinned is not None:
+            self._seen.keep_python(pinned, version or "")
+        return version
+
+    def _credentials(self, host: str) -> Credentials | None:
+        return credentials_of(self._settings, host, self._environ)
+
+    def _auth(self, host: str) -> tuple[str, str] | None:
+        credentials = self._credentials(host)
+        return None if credentials is None else (credentials.username, credentials.password.reveal())
+
+    def _registry_id(self, reference: Reference) -> str | None:
+        """Tell DOK's id of the credentials for an image; None where it takes none."""
+        credentials = None if reference.loopback else self._credentials(reference.host)
+        if credentials is None:
+            return None
+        try:
+            found = known_registry(self._client, reference.host, credentials.username)
+        except errors.ApiError as error:
+            raise errors.ImageError(f"DOK did not tell which registries it knows: {error}") from error
+        if found is not None:
+            return found.id
+        if self._is_public(reference):
+            return None
+        host = reference.host
+        raise errors.ImageError(f"DOK does not know the registry {host}; run: dokrun registry add {host}")
+
+    def _is_public(self, reference: Reference) -> bool:
+        with closing(self._registries(lambda _: None, attempts=1, limit_s=_BRIEFLY_S)) as registry:
+            try:
+                return registry.digest(reference) is not None
+            except errors.RegistryError:
+                return False
+
+
+def default_image() -> str:
+    """Tell the official slim image of this interpreter's own version, whose pickles it can read."""
+    return f"{_OFFICIAL}{sys.version_info.major}.{sys.version_info.minor}-slim"
+
+
+def credentials_of(settings: Settings, host: str, environ: Mapping[str, str] = os.environ) -> Credentials | None:
+    """Tell the credentials for a registry: the settings' where it is the configured one, else Docker's, or None.
+
+    Raises:
+        ImageError: the configured registry's name is none.
+        RegistryError: Docker's file or helper is broken.
+    """
+    registry = settings.registry
+    if registry is None or registry.username is None or registry.password is None:
+        return docker_credentials(host, environ)
+    if Reference.parse(f"{registry.name}/dokrun").host != host:
+        return docker_credentials(host, environ)
+    return Credentials(registry.username, registry.password)
+
+
+def known_registry(client: Client, host: str, username: str) -> KnownRegistry | None:
+    """Tell what DOK has stored for a registry and a username, or None. Raises ApiError."""
+    for one in client.registries.iterate():
+        if canonical_host(one.hostname.lower()) == host and one.username == username:
+            return one
+    return None
+
+
+def _check(name: str, python: str | None) -> None:
+    """Refuse an image whose Python is another than the one that pickles."""
+    found = re.match(r"(\d+)\.(\d+)", python or "")
+    here = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if found is None or f"{found[1]}.{found[2]}" == here:
+        return
+    message = (
+        f"{name} has Python {python}, and what is pickled here, by Python {here}, cannot be relied on there; "
+        f'write image=dok.Image.debian_slim("{here}"), or run this with Python {found[1]}.{found[2]}'
+    )
+    raise errors.VersionMismatch(message, ran="no")
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr)

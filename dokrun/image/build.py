@@ -1,0 +1,236 @@
+"""Build an image with the local Docker engine and push it. The only file that imports docker."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from dokrun.errors import BuildFailed, ImageError, RegistryError
+from dokrun.image.context import DOCKERFILE, PLATFORM, write_context
+from dokrun.image.spec import Image
+
+Progress: TypeAlias = Callable[[str], None]
+# A user's name and password.
+Auth: TypeAlias = tuple[str, str]
+
+LOG_LINES = 40
+# An engine may say nothing for minutes while a registry takes a large layer.
+_SILENCE_S = 900
+
+_STEP = re.compile(r"Step \d+/\d+ : (.*)")
+# The engine shows these lines with their values.
+_VALUES = re.compile(r"^((?:Step \d+/\d+ : )?(?:ENV|ARG|LABEL)\s+[^\s=]+)[\s=].*", re.IGNORECASE)
+# The engine paints red whatever a step writes to its standard error.
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_LINE = re.compile(r"\bline (\d+)")
+_QUERY = re.compile(r"(\bhttps?://[^\s\"'?]*)\?[^\s\"']*")
+_USER = re.compile(r"(\b[a-z+]+://)[^\s/@\"']*@")
+# A shorter value of a build argument is a version or a flag, and blanking it would only blur the log.
+_SHORTEST_SECRET = 8
+
+
+def build_and_push(
+    image: Image,
+    base_pinned: str | None,
+    tag: str,
+    *,
+    auth: Auth | None = None,
+    pull_auth: Auth | None = None,
+    progress: Progress = lambda _line: None,
+) -> str:
+    """Build an image for linux/amd64 and push it to its registry.
+
+    Args:
+        image: what to build.
+        base_pinned: its base with the digest, `name@sha256:…`; None for a Dockerfile, or to take the base as named.
+        tag: the whole name to push, `host/name:tag`.
+        auth: for the push; without it, what Docker's own configuration has for that host.
+        pull_auth: for the base, likewise.
+        progress: is given each line that the engine writes.
+
+    Returns:
+        The pushed manifest's digest, `sha256:…`.
+
+    Raises:
+        BuildFailed: a step failed; has it, and the end of the log.
+        RegistryError: the registry did not take the image, or did not give the base.
+        ImageError: no Docker engine answers, or a file cannot be read.
+    """
+    arguments = image.recipe.build_args if image.recipe else ()
+    secrets = [value for _, value in arguments if len(value) >= _SHORTEST_SECRET]
+    secrets += [password for _, password in filter(None, (auth, pull_auth)) if password]
+    transcript = _Transcript(progress, secrets)
+    with engine() as client:
+        if base_pinned is not None and pull_auth is not None:
+            _pull(client, base_pinned, pull_auth, transcript)
+        _build(client, image, base_pinned, tag, transcript)
+        return _push(client, tag, auth, transcript)
+
+
+@dataclass
+class _Transcript:
+    """What the engine writes: whole lines, without secrets, and the step that they belong to."""
+
+    progress: Progress
+    secrets: list[str]
+    step: str = ""
+    lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
+    _rest: str = ""
+
+    def clean(self, text: str) -> str:
+        for secret in self.secrets:
+            text = text.replace(secret, "…")
+        return _VALUES.sub(r"\1=…", _USER.sub(r"\1", _QUERY.sub(r"\1", text)))
+
+    def write(self, message: dict[str, Any]) -> None:
+        """Take a message of the engine's; those that only move a bar are left out."""
+        if message.get("status") and not message.get("progressDetail"):
+            layer = f"{message['id']}: " if message.get("id") else ""
+            self._line(f"{layer}{message['status']}")
+        *whole, self._rest = (self._rest + message.get("stream", "")).replace("\r\n", "\n").split("\n")
+        for line in whole:
+            self._line(line)
+
+    def end(self) -> None:
+        """Take what is left without its line's end."""
+        rest, self._rest = self._rest, ""
+        self._line(rest)
+
+    def _line(self, text: str) -> None:
+        line = self.clean(_COLOUR.sub("", text).rstrip())
+        if not line:
+            return
+        if found := _STEP.match(line):
+            self.step = found[1]
+        self.lines.append(line)
+        self.progress(line)
+
+
+@contextmanager
+def engine() -> Iterator[Any]:
+    """Open the local Docker engine, as its SDK's low-level client. Raises ImageError where none answers."""
+    import docker  # type: ignore[import-untyped]
+
+    try:
+        client = docker.from_env(timeout=_SILENCE_S)
+    except (docker.errors.DockerException, OSError, ValueError):
+        # The error's own text may hold an address with a user in it.
+        raise ImageError(
+            "no Docker engine answers, and this image must be built first: start Docker here (`docker info` tells), or "
+            'set DOCKER_HOST; an image that is in a registry already needs none: image="name:tag"'
+        ) from None
+    try:
+        yield client.api
+    finally:
+        client.close()
+
+
+def _messages(
+    begin: Callable[[], Iterator[dict[str, Any]]], transcript: _Transcript, failure: Callable[[str], ImageError]
+) -> Iterator[dict[str, Any]]:
+    """Yield the engine's messages, to be written down; whatever goes wrong on the way becomes a failure of ours."""
+    import docker
+    import urllib3
+
+    problem = ""
+    try:
+        for message in begin():
+            yield message
+            problem = str(message.get("error", problem))
+    except docker.errors.APIError as error:
+        problem = str(error.explanation or f"status {error.status_code}")
+    except (docker.errors.DockerException, docker.errors.StreamParseError) as error:
+        problem = str(error)
+    except (OSError, urllib3.exceptions.HTTPError) as error:
+        problem = f"the Docker engine's answer broke off ({type(error).__name__})"
+    transcript.end()
+    if problem:
+        raise failure(transcript.clean(problem))
+
+
+def _pull(client: Any, base: str, auth: Auth, transcript: _Transcript) -> None:
+    name, _, digest = base.partition("@")
+
+    def begin() -> Any:
+        return client.pull(
+            name, tag=digest, stream=True, decode=True, platform=PLATFORM, auth_config=_credentials(auth)
+        )
+
+    for message in _messages(begin, transcript, _refused(f"pull {base}", name)):
+        transcript.write(message)
+
+
+def _build(client: Any, image: Image, base: str | None, tag: str, transcript: _Transcript) -> None:
+    with tempfile.TemporaryFile() as context:
+        write_context(image, base, context)
+        context.seek(0)
+
+        def begin() -> Any:
+            return client.build(
+                fileobj=context,
+                custom_context=True,
+                dockerfile=DOCKERFILE,
+                tag=tag,
+                platform=PLATFORM,
+                buildargs=dict(image.recipe.build_args) if image.recipe else {},
+                rm=True,
+                forcerm=True,
+                decode=True,
+            )
+
+        def failed(problem: str) -> BuildFailed:
+            step, log = transcript.step or _named_line(problem, image), "\n".join(transcript.lines)
+            message = f"the image could not be built: {problem}\nthe step that failed: {step or 'none was begun'}"
+            end = f"\nthe end of its log:\n{log}" if log else ""
+            return BuildFailed(f"{message}{end}\nmend that step, and call again", step=step, log=log)
+
+        for message in _messages(begin, transcript, failed):
+            transcript.write(message)
+
+
+def _named_line(problem: str, image: Image) -> str:
+    """Tell the line of the Dockerfile that the engine names where it cannot even read it."""
+    lines = image.dockerfile.splitlines()
+    found = _LINE.search(problem)
+    return _VALUES.sub(r"\1=…", lines[int(found[1]) - 1]) if found and 0 < int(found[1]) <= len(lines) else ""
+
+
+def _push(client: Any, tag: str, auth: Auth | None, transcript: _Transcript) -> str:
+    repository, _, version = tag.rpartition(":")
+
+    def begin() -> Any:
+        return client.push(repository, tag=version, stream=True, decode=True, auth_config=_credentials(auth))
+
+    digest = ""
+    for message in _messages(begin, transcript, _refused(f"push {tag}", repository)):
+        transcript.write(message)
+        digest = (message.get("aux") or {}).get("Digest", digest)
+    if not digest:
+        raise _refused(f"push {tag}", repository)("the engine did not tell the digest of what it pushed")
+    return str(digest)
+
+
+def _credentials(auth: Auth | None) -> dict[str, str] | None:
+    return None if auth is None else {"username": auth[0], "password": auth[1]}
+
+
+def _refused(action: str, repository: str) -> Callable[[str], RegistryError]:
+    host = _host(repository)
+
+    def failure(problem: str) -> RegistryError:
+        return RegistryError(
+            f"could not {action}: {problem}; look whether {host} can be reached and `docker login {host}` allows it",
+            host=host,
+        )
+
+    return failure
+
+
+def _host(repository: str) -> str:
+    first = repository.partition("/")[0]
+    return first if "." in first or ":" in first or first == "localhost" else "docker.io"

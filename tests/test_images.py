@@ -1,0 +1,481 @@
+"""From an image to what a task names: what is looked up, what is built, and who may pull it."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from containers import registry as real_registry
+from containers import slim_image
+from registries import Answer, FakeRegistry, sha256
+from typer.testing import CliRunner
+
+from dokrun import errors
+from dokrun.api import Client
+from dokrun.api.models import RegistryRequest
+from dokrun.cli.registry import registry as command
+from dokrun.config import RegistrySettings, Secret, Settings
+from dokrun.emulator import Emulator
+from dokrun.emulator.faults import Fault
+from dokrun.engine.images import Images, default_image
+from dokrun.image.context import fingerprint
+from dokrun.image.registry import Reference, Registry
+from dokrun.image.spec import Image
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+SECRET = "hunter2-pass"
+DAY_S = 86400.0
+
+
+def published(python: str = f"{HERE}.1") -> tuple[bytes, bytes]:
+    """Make the manifest and the configuration of an image that has a Python."""
+    configuration = json.dumps({"config": {"Env": [f"PYTHON_VERSION={python}"]}}).encode()
+    return json.dumps({"config": {"digest": sha256(configuration)}}).encode(), configuration
+
+
+def publish(fake: FakeRegistry, name: str, tag: str, python: str = f"{HERE}.1") -> str:
+    manifest, configuration = published(python)
+    digest = sha256(manifest)
+    answer = Answer(body=manifest, headers={"Docker-Content-Digest": digest})
+    fake.answers[f"/v2/{name}/manifests/{tag}"] = fake.answers[f"/v2/{name}/manifests/{digest}"] = answer
+    fake.answers[f"/v2/{name}/blobs/{sha256(configuration)}"] = Answer(body=configuration)
+    return digest
+
+
+@pytest.fixture
+def fake() -> Iterator[FakeRegistry]:
+    fake = FakeRegistry()
+    yield fake
+    fake.close()
+
+
+@pytest.fixture(autouse=True)
+def docker_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep Docker's configuration of whoever runs the tests out of them."""
+    folder = tmp_path / "docker"
+    folder.mkdir()
+    monkeypatch.setenv("DOCKER_CONFIG", str(folder))
+    return folder
+
+
+@pytest.fixture
+def no_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the container engine away."""
+    monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+
+
+def settings_of(folder: Path, **values: Any) -> Settings:
+    return Settings("test", state_dir=folder / "state", **values)
+
+
+def kept_at(host: str, **values: Any) -> RegistrySettings:
+    return RegistrySettings(f"{host}/team", **values)
+
+
+# --- what needs no look
+
+
+@pytest.mark.parametrize(
+    ("image", "reference"),
+    [
+        (None, default_image()),
+        ("r.invalid/a:1", "r.invalid/a:1"),
+        (Image.from_registry("r.invalid/a").run("x"), "r.invalid/a"),
+    ],
+)
+def test_where_tasks_are_processes_no_image_is_looked_at(
+    image: Image | str | None, reference: str, client: Client, tmp_path: Path
+) -> None:
+    known = Images(settings_of(tmp_path, uses_images=False), client).known(image)
+    assert known is not None
+    assert (known.reference, known.registry_id) == (reference, None)
+
+
+def test_the_default_image_needs_no_look_and_comes_from_the_mirror_where_there_is_one(
+    client: Client, tmp_path: Path
+) -> None:
+    plain = Images(settings_of(tmp_path), client).known(None)
+    mirrored = Images(settings_of(tmp_path, hub_mirror="127.0.0.1:1"), client).known(None)
+    assert plain is not None
+    assert mirrored is not None
+    assert plain.reference == f"docker.io/library/python:{HERE}-slim"
+    assert mirrored.reference == f"127.0.0.1:1/library/python:{HERE}-slim"
+
+
+# --- used as it is
+
+
+def test_a_plain_image_is_used_as_it_is_and_looked_at_once(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    publish(fake, "team/app", "1")
+    images = Images(settings_of(tmp_path), client)
+    name = f"{fake.host}/team/app:1"
+    assert images.known(name) is None
+    ready = images.ready(name)
+    assert (ready.reference, ready.registry_id, ready.python) == (name, None, f"{HERE}.1")
+    asked = len(fake.asked)
+    assert images.known(name) is images.ready(name) is ready
+    assert len(fake.asked) == asked > 0
+
+
+def test_the_official_image_comes_from_the_mirror_and_nobody_elses_does(
+    fake: FakeRegistry, client: Client, tmp_path: Path
+) -> None:
+    publish(fake, "library/python", f"{HERE}-slim")
+    images = Images(settings_of(tmp_path, hub_mirror=fake.host), client)
+    assert images.ready(Image.debian_slim()).reference == f"{fake.host}/library/python:{HERE}-slim"
+    other = Image.from_registry("127.0.0.1:1/library/python:3.11-slim")
+    assert images.ready(other).reference == "127.0.0.1:1/library/python:3.11-slim"
+
+
+def test_a_look_that_fails_does_not_fail_the_call(fake: FakeRegistry, client: Client, tmp_path: Path) -> None:
+    fake.answers["/v2/team/app/manifests/1"] = Answer(500)
+    ready = Images(settings_of(tmp_path), client).ready(f"{fake.host}/team/app:1")
+    assert ready.python is None
+    assert len(fake.asked) == 1
+
+
+def test_what_is_no_images_name_is_refused(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(errors.ImageError, match="not the name of an image"):
+        Images(settings_of(tmp_path), client).ready("No Image")
+
+
+@pytest.mark.parametrize("steps", [[], ["true"]])
+def test_another_python_is_refused_with_both_versions_and_the_line_to_change(
+    steps: list[str], fake: FakeRegistry, client: Client, tmp_path: Path
+) -> None:
+    publish(fake, "team/app", "1", python="3.7.4")
+    images = Images(settings_of(tmp_path, registry=kept_at(fake.host)), client)
+    name = f"{fake.host}/team/app:1"
+    image = Image.from_registry(name).run(*steps) if steps else name
+    for _ in range(2):
+        with pytest.raises(errors.VersionMismatch) as caught:
+            images.ready(image)
+        assert caught.value.ran == "no"
+        for word in ("3.7.4", f'image=dok.Image.debian_slim("{HERE}")', name):
+            assert word in str(caught.value)
+
+
+# --- built
+
+
+def built_already(fake: FakeRegistry, image: Image, base_digest: str | None) -> str:
+    return publish(fake, "team/dokrun", fingerprint(image, base_digest)[:40])
+
+
+def test_an_image_that_is_there_is_pinned_without_an_engine(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    image = Image.debian_slim().env(A="1")
+    base = publish(fake, "library/python", f"{HERE}-slim")
+    digest = built_already(fake, image, base)
+    settings = settings_of(tmp_path, registry=kept_at(fake.host), hub_mirror=fake.host)
+    ready = Images(settings, client).ready(image)
+    assert ready.reference == f"{fake.host}/team/dokrun@{digest}"
+    assert ready.python == f"{HERE}.1"
+
+
+def test_that_an_image_is_there_takes_one_request_for_a_day(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    image = Image.debian_slim().env(A="1")
+    built_already(fake, image, publish(fake, "library/python", f"{HERE}-slim"))
+    settings = settings_of(tmp_path, registry=kept_at(fake.host), hub_mirror=fake.host)
+    counts = []
+    for now in (0.0, DAY_S - 1, DAY_S):
+        fake.asked.clear()
+        Images(settings, client, now=iter([1e9 + now] * 9).__next__).ready(image)
+        counts.append([asked.path.split("/")[-3] for asked in fake.asked if asked.method == "HEAD"])
+        if now == DAY_S - 1:
+            assert len(fake.asked) == 1
+    assert counts == [["python", "dokrun"], ["dokrun"], ["python", "dokrun"]]
+    kept = tmp_path / "state" / "images.json"
+    assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"digests": 3}', '{"digests": {"a": 1}}', "[" * 100_000])
+def test_what_was_kept_and_cannot_be_read_is_looked_up_again(
+    content: str, fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    image = Image.debian_slim().env(A="1")
+    built_already(fake, image, publish(fake, "library/python", f"{HERE}-slim"))
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "images.json").write_text(content)
+    settings = settings_of(tmp_path, registry=kept_at(fake.host), hub_mirror=fake.host)
+    assert "@sha256:" in Images(settings, client).ready(image).reference
+
+
+def test_an_image_to_build_needs_a_registry_to_keep_it(client: Client, tmp_path: Path) -> None:
+    with pytest.raises(errors.ImageError, match=r"DOKRUN_REGISTRY.*\[registry\]"):
+        Images(settings_of(tmp_path), client).ready(Image.debian_slim().run("true"))
+
+
+def test_a_base_that_does_not_exist_is_named(fake: FakeRegistry, client: Client, tmp_path: Path) -> None:
+    images = Images(settings_of(tmp_path, registry=kept_at(fake.host)), client)
+    with pytest.raises(errors.ImageError, match=rf"there is no image {fake.host}/none:1 to build on"):
+        images.ready(Image.from_registry(f"{fake.host}/none:1").run("true"))
+
+
+def test_a_build_that_failed_is_tried_again_with_the_base_looked_up_anew(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    publish(fake, "library/python", f"{HERE}-slim")
+    settings = settings_of(tmp_path, registry=kept_at(fake.host), hub_mirror=fake.host)
+    image = Image.debian_slim().env(A="1")
+    for _ in range(2):
+        fake.asked.clear()
+        with pytest.raises(errors.ImageError, match="no Docker engine"):
+            Images(settings, client).ready(image)
+        assert [asked.method for asked in fake.asked].count("HEAD") == 2
+
+
+def test_a_real_image_is_built_once_and_then_found_whoever_asks(client: Client, tmp_path: Path) -> None:
+    host = real_registry()
+    settings = settings_of(tmp_path, registry=RegistrySettings(f"{host}/images-{secrets.token_hex(4)}"))
+    recipe = tmp_path / "Dockerfile"
+    recipe.write_text(f"FROM {slim_image()}\nENV PYTHON_VERSION={HERE}.0 UNIQUE={secrets.token_hex(4)}\n")
+    image = Image.from_dockerfile(recipe)
+    images = Images(settings, client)
+    found: list[str] = []
+    threads = [threading.Thread(target=lambda: found.append(images.ready(image).reference)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert len(found) == 2
+    registry = Registry(lambda _: None)
+    assert registry.digest(Reference.parse(found[0])) == found[0].partition("@")[2]
+    registry.close()
+    assert Images(settings, client).ready(image).reference == found[0]
+
+
+@pytest.mark.skipif(HERE != "3.11", reason="the base that is there has Python 3.11")
+def test_a_step_on_the_real_slim_image_is_in_what_a_task_names(client: Client, tmp_path: Path) -> None:
+    host = real_registry()
+    word = secrets.token_hex(8)
+    kept = RegistrySettings(f"{host}/images-{secrets.token_hex(4)}")
+    settings = settings_of(tmp_path, registry=kept, hub_mirror=host)
+    ready = Images(settings, client).ready(Image.debian_slim("3.11").run(f"echo {word} > /word"))
+    output = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", ready.reference, "cat", "/word"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert output == f"{word}\n"
+    assert (ready.python or "").startswith("3.11.")
+
+
+# --- private images
+
+
+def private(request: httpx.Request, *, public: bool = False) -> httpx.Response:
+    """Answer as a registry that nobody can reach without credentials, or anybody."""
+    public = public or request.url.path.startswith("/v2/library/")
+    if not public and request.headers.get("Authorization") is None:
+        return httpx.Response(401, headers={"WWW-Authenticate": 'Basic realm="r"'})
+    manifest, configuration = published()
+    body = configuration if "/blobs/" in request.url.path else manifest
+    headers = {"Docker-Content-Digest": sha256(manifest)} if "/manifests/" in request.url.path else {}
+    return httpx.Response(200, content=body, headers=headers)
+
+
+def registries(answer: Callable[[httpx.Request], httpx.Response]) -> Callable[..., Registry]:
+    return partial(Registry, transport=httpx.MockTransport(answer), sleep=lambda _: None)
+
+
+def log_in(folder: Path, host: str, username: str = "ann") -> None:
+    auth = base64.b64encode(f"{username}:{SECRET}".encode()).decode()
+    (folder / "config.json").write_text(json.dumps({"auths": {host: {"auth": auth}}}))
+
+
+@pytest.fixture
+def fresh() -> Iterator[Emulator]:
+    """DOK, of an account that has registered nothing."""
+    with Emulator() as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def account(fresh: Emulator) -> Iterator[Client]:
+    with Client(fresh.token, fresh.secret, base_url=fresh.api_url) as client:
+        yield client
+
+
+def test_a_task_for_a_private_image_names_doks_credentials_of_the_same_user(
+    account: Client, tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "r.example")
+    for hostname, username in (("r.example", "bob"), ("other.example", "ann")):
+        account.registries.create(RegistryRequest(hostname, username, SECRET))
+    mine = account.registries.create(RegistryRequest("r.example", "ann", SECRET))
+    images = Images(settings_of(tmp_path), account, registries=registries(private))
+    assert images.ready("r.example/app:1").registry_id == mine.id
+
+
+def test_a_private_image_whose_registry_dok_does_not_know_says_what_to_type(
+    account: Client, tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "r.example")
+    images = Images(settings_of(tmp_path), account, registries=registries(private))
+    for _ in range(2):
+        with pytest.raises(
+            errors.ImageError, match=r"DOK does not know.*run: dokrun registry add r\.example"
+        ) as caught:
+            images.ready("r.example/app:1")
+        assert SECRET not in str(caught.value)
+
+
+def test_a_built_image_in_a_private_registry_is_checked_before_it_is_built(
+    account: Client, tmp_path: Path, no_engine: None
+) -> None:
+    settings = settings_of(tmp_path, registry=kept_at("r.example", username="ann", password=Secret(SECRET)))
+
+    def empty(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(404) if "/team/dokrun/" in request.url.path else private(request)
+
+    image = Image.debian_slim().env(A="1")
+    with pytest.raises(errors.ImageError, match=r"dokrun registry add r\.example"):
+        Images(settings, account, registries=registries(empty)).ready(image)
+    known = account.registries.create(RegistryRequest("r.example", "ann", SECRET))
+    with pytest.raises(errors.ImageError, match="no Docker engine"):
+        Images(settings, account, registries=registries(empty)).ready(image)
+    ready = Images(settings, account, registries=registries(private)).ready(image)
+    assert ready.registry_id == known.id
+    assert ready.reference == f"r.example/team/dokrun@{sha256(published()[0])}"
+
+
+def test_a_public_image_takes_no_credentials_though_docker_has_some(
+    account: Client, tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "https://index.docker.io/v1/")
+    images = Images(settings_of(tmp_path), account, registries=registries(partial(private, public=True)))
+    assert images.ready("pytorch/pytorch:2.8").registry_id is None
+
+
+def test_a_broken_helper_keeps_nobody_from_a_public_image(account: Client, tmp_path: Path, docker_folder: Path) -> None:
+    (docker_folder / "config.json").write_text('{"credsStore": "not-installed"}')
+    images = Images(settings_of(tmp_path), account, registries=registries(partial(private, public=True)))
+    assert images.ready("pytorch/pytorch:2.8").registry_id is None
+
+
+def test_a_service_that_does_not_tell_its_registries_leaves_no_doubt_that_nothing_ran(
+    tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "r.example")
+    refusing = httpx.MockTransport(lambda _: httpx.Response(403))
+    with (
+        Client("token", "secret", transport=refusing) as client,
+        pytest.raises(errors.ImageError, match="DOK did not tell which registries"),
+    ):
+        Images(settings_of(tmp_path), client, registries=registries(private)).ready("r.example/app:1")
+
+
+# --- the commands
+
+
+@pytest.fixture
+def told(fresh: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An account, told by the environment."""
+    for name, value in {
+        "DOKRUN_ACCESS_TOKEN": fresh.token,
+        "DOKRUN_ACCESS_TOKEN_SECRET": fresh.secret,
+        "DOKRUN_API_URL": fresh.api_url,
+        "DOKRUN_STATE_DIR": str(tmp_path / "state"),
+        "XDG_CONFIG_HOME": str(tmp_path / "config"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def run(*arguments: str, stdin: str = "") -> str:
+    result = CliRunner().invoke(command, arguments, input=stdin)
+    if result.exception is not None:
+        raise result.exception
+    assert SECRET not in result.output
+    return result.output
+
+
+def entries(client: Client) -> list[tuple[str, str]]:
+    return [(one.hostname, one.username) for one in client.registries.iterate()]
+
+
+def test_credentials_are_typed_or_piped_where_none_are_configured(told: pytest.MonkeyPatch, account: Client) -> None:
+    assert "ann" in run("add", "r.example", stdin=f"ann\n{SECRET}\n")
+    assert "bob" in run("add", "r.example", "--username=bob", "--password-stdin", stdin=f"{SECRET}\n")
+    assert sorted(entries(account)) == [("r.example", "ann"), ("r.example", "bob")]
+    listed = run("list")
+    for word in ("r.example", "ann", "bob"):
+        assert word in listed
+
+
+def test_configured_credentials_are_taken_without_asking(
+    told: pytest.MonkeyPatch, account: Client, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "r.example", "docker-user")
+    told.setenv("DOKRUN_REGISTRY", "kept.example/team")
+    told.setenv("DOKRUN_REGISTRY_USERNAME", "settings-user")
+    told.setenv("DOKRUN_REGISTRY_PASSWORD", SECRET)
+    run("add", "r.example")
+    run("add", "kept.example")
+    assert sorted(entries(account)) == [("kept.example", "settings-user"), ("r.example", "docker-user")]
+
+
+def test_adding_again_replaces_the_password_and_makes_no_second_entry(
+    told: pytest.MonkeyPatch, account: Client
+) -> None:
+    run("add", "r.example", "--username=ann", "--password-stdin", stdin=f"{SECRET}\n")
+    (first,) = account.registries.iterate()
+    said = run("add", "R.example", "--username=ann", "--password-stdin", stdin=f"{SECRET}2\n")
+    (second,) = account.registries.iterate()
+    assert second.id == first.id in said
+    assert second.updated_at != first.updated_at
+
+
+@pytest.mark.parametrize("host", ["r.example/team", "https://r.example", "", "ann:hunter2@r.example"])
+def test_what_is_no_host_is_refused(host: str, told: pytest.MonkeyPatch) -> None:
+    with pytest.raises(errors.ImageError, match="not a registry's host") as caught:
+        run("add", host, stdin=f"ann\n{SECRET}\n")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_password_that_did_not_come_is_not_stored(told: pytest.MonkeyPatch, account: Client) -> None:
+    with pytest.raises(errors.OptionError, match="no password"):
+        run("add", "r.example", "--username=ann", "--password-stdin")
+    with pytest.raises(errors.OptionError, match="add --username"):
+        run("add", "r.example", "--password-stdin", stdin=f"{SECRET}\n")
+    assert entries(account) == []
+
+
+@pytest.mark.parametrize("what", ["reset", "status", "garbage"])
+def test_after_an_answer_that_was_lost_dok_is_asked_what_it_has(
+    what: Any, told: pytest.MonkeyPatch, fresh: Emulator, account: Client
+) -> None:
+    fresh.faults.add(Fault(what, method="POST", path="/registries/", phase="after"))
+    run("add", "r.example", "--username=ann", "--password-stdin", stdin=f"{SECRET}\n")
+    assert len(fresh.faults.injected) == 1
+    assert entries(account) == [("r.example", "ann")]
+
+
+@pytest.mark.parametrize("what", ["reset", "status", "garbage"])
+def test_what_dok_does_not_have_after_that_is_an_error_and_is_not_sent_twice(
+    what: Any, told: pytest.MonkeyPatch, fresh: Emulator, account: Client
+) -> None:
+    fresh.faults.add(Fault(what, method="POST", path="/registries/"))
+    with pytest.raises(errors.ImageError, match=r"does not list r\.example.*dokrun registry list") as caught:
+        run("add", "r.example", "--username=ann", "--password-stdin", stdin=f"{SECRET}\n")
+    assert SECRET not in str(caught.value)
+    assert len(fresh.faults.injected) == 1
+    assert entries(account) == []
