@@ -32,15 +32,19 @@ if TYPE_CHECKING:
     from dokrun.function import RemoteFunction as RemoteFunction
     from dokrun.function import prices as prices
     from dokrun.function import remote as remote
+    from dokrun.future import ArtifactFile as ArtifactFile
     from dokrun.future import Future as Future
+    from dokrun.image.spec import Image as Image
     from dokrun.shim.protocol import CallInfo as CallInfo
+    from dokrun.shim.protocol import artifact_dir as artifact_dir
     from dokrun.shim.protocol import current as current
 
 _HOMES = {
     "dokrun.cost": ("Price", "Receipt"),
     "dokrun.function": ("RemoteFunction", "prices", "remote"),
-    "dokrun.future": ("Future",),
-    "dokrun.shim.protocol": ("CallInfo", "current"),
+    "dokrun.future": ("ArtifactFile", "Future"),
+    "dokrun.image.spec": ("Image",),
+    "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "current"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

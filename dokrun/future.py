@@ -4,13 +4,39 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import fnmatch
+import shutil
 import sys
-from collections.abc import Callable, Generator
-from typing import Any, TypeVar
+import tempfile
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from dokrun.cost import Receipt
+from dokrun.errors import OptionError, suggest
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """A file that a function left in `dok.artifact_dir()`: its path there, with `/`, and its size in bytes."""
+
+    name: str
+    size_bytes: int
+
+
+class Artifact(Protocol):
+    """What a call's task left behind, for the engine to provide."""
+
+    @property
+    def files(self) -> Sequence[ArtifactFile]:
+        """The user's files."""
+
+    def download(self, names: Sequence[str], folder: Path) -> None:
+        """Fetch some of them into a folder, which is new."""
 
 
 class Future(concurrent.futures.Future[T]):
@@ -24,7 +50,8 @@ class Future(concurrent.futures.Future[T]):
         call_id: 32 hexadecimal digits, the same in every attempt; inside the function, `dok.current().call_id`.
         name: the function's name.
         task_id: DOK's id of the task, None until DOK has taken it.
-        status: "preparing", "staging", then DOK's own words: waiting, running, error, done, aborted, canceled.
+        status: "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running,
+            error, done, aborted, canceled.
         receipt: what it cost; None until the task has ended.
     """
 
@@ -36,6 +63,7 @@ class Future(concurrent.futures.Future[T]):
         self.status = "preparing"
         self.receipt: Receipt | None = None
         self.on_cancel: Callable[[], None] | None = None
+        self.artifact: Artifact | None = None
 
     def cancel(self) -> bool:
         """Cancel the call, whether it waits or runs: its task is told to end.
@@ -69,6 +97,42 @@ class Future(concurrent.futures.Future[T]):
             print(f"dokrun: {self.name} goes on ({self.status}); future.cancel() stops it", file=sys.stderr)
             raise
 
+    def files(self) -> list[ArtifactFile]:
+        """Wait for the call's end, and tell what it left in `dok.artifact_dir()`; also when it has failed.
+
+        Raises:
+            CancelledError: it was cancelled.
+        """
+        self.exception()
+        return [] if self.artifact is None else list(self.artifact.files)
+
+    def download(self, folder: str | PathLike[str], *names: str) -> list[Path]:
+        """Wait for the call's end, and bring the files that it left in `dok.artifact_dir()` here, all or some.
+
+        They come from DOK, which keeps them for 72 hours after the task's end
+        (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
+
+        Args:
+            folder: where they shall lie; made here, whole or not at all. One that is there must be empty.
+            names: which, as `files` tells them, or patterns as `*.pt` and `plots/*`; all if none is given.
+
+        Returns:
+            Where each file lies now.
+
+        Raises:
+            OptionError: there is no such file, or the folder is not empty.
+            ApiError: DOK refused, or did not answer; call again.
+            CancelledError: the call was cancelled.
+        """
+        known = [file.name for file in self.files()]
+        wanted = set() if names else set(known)
+        for name in names:
+            found = fnmatch.filter(known, name)
+            if not found:
+                raise OptionError(f"{self.name} left no file {name!r}{suggest(name, known)}")
+            wanted.update(found)
+        return [] if self.artifact is None else _whole(self.artifact, sorted(wanted), Path(folder))
+
     def running(self) -> bool:
         """Tell whether the task runs now, as far as was last heard."""
         return self.status == "running" and not self.done()
@@ -99,3 +163,20 @@ class Future(concurrent.futures.Future[T]):
         """Tell the function's name, the call's id and how far it is."""
         state = "cancelled" if self.cancelled() else self.status
         return f"<dokrun.Future {self.name} {self.call_id[:8]} {state}>"
+
+
+def _whole(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Path]:
+    """Make a folder with some files of an artifact, or none."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise OptionError(f"{str(folder)!r} is not an empty folder; name one of its own for these files")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # Only its owner can enter a folder that mkdtemp made, so nobody can put a link in the way.
+    aside = Path(tempfile.mkdtemp(prefix=".dokrun-", dir=folder.parent))
+    try:
+        artifact.download(names, aside)
+        aside.chmod(0o755)
+        aside.replace(folder)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return [folder / name for name in names]

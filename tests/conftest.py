@@ -50,6 +50,7 @@ def account(
 def point_at(monkeypatch: pytest.MonkeyPatch, dok: Emulator, store: ObjectStore, folder: Path) -> None:
     """Tell an account by the environment."""
     engine.reset()
+    monkeypatch.delenv("DOKRUN_HUB_MIRROR", raising=False)  # the containers' own, which few tests want
     for name, value in {
         "DOKRUN_ACCESS_TOKEN": dok.token,
         "DOKRUN_ACCESS_TOKEN_SECRET": dok.secret,

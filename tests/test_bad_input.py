@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, field
@@ -153,10 +154,15 @@ def test_calling_a_remote_function_inside_a_task_says_what_to_write(monkeypatch:
         train(1)
 
 
-def test_without_a_bucket_the_error_names_the_setting(account: pytest.MonkeyPatch) -> None:
+def test_without_a_bucket_small_calls_travel_and_large_ones_name_the_figure_and_the_setting(
+    account: pytest.MonkeyPatch, client: Client
+) -> None:
     account.delenv("DOKRUN_BUCKET")
-    with pytest.raises(dok.ConfigError, match="DOKRUN_BUCKET"):
-        train(1)
+    assert train(1, epochs=3).result(timeout=60) == 3
+    before = client.tasks.list().meta.count
+    with pytest.raises(dok.ConfigError, match=r"only 64 KiB \(compressed\) travel without a bucket.*DOKRUN_BUCKET"):
+        train(os.urandom(100_000))
+    assert client.tasks.list().meta.count == before
 
 
 def test_options_make_a_copy_and_leave_the_function_as_it_is() -> None:

@@ -75,7 +75,7 @@ def test_what_is_no_whole_envelope_is_refused(broken: bytes) -> None:
 
 
 def test_an_unknown_format_names_both_sides_formats() -> None:
-    with pytest.raises(EnvelopeError, match="has format 9; this side reads format 1"):
+    with pytest.raises(EnvelopeError, match="written in format 9, and this side reads format 1; use the same version"):
         envelope.unpack(packed().replace(b'"format":1', b'"format":9'))
 
 

@@ -237,7 +237,7 @@ def test_bytes_that_change_while_they_are_sent_are_never_left_under_the_wrong_na
 
 
 def test_a_payload_does_not_stay_in_the_bucket(client: Client, store: ObjectStore) -> None:
-    future = add(1)
+    future = identity(os.urandom(200_000))  # what a command cannot carry
     future.result(timeout=60)
     url = client.tasks.get(str(future.task_id)).containers[0].environment["DOKRUN_PAYLOAD_URL"]
     ended = threading.Event()

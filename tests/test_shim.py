@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import base64
 import hashlib
 import http.server
 import json
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -338,21 +340,26 @@ def test_nothing_of_the_shims_own_stays_in_the_container(container: Container, t
 
 
 def bootstrap(
-    container: Container, url: str, sha256: str, *, python: str = "python3"
+    container: Container,
+    url: str | None,
+    *,
+    python: str = "python3",
+    payload: str | None = None,
+    cwd: Path | None = None,
 ) -> subprocess.CompletedProcess[str]:
     folder = container.folder / "bin"
     folder.mkdir()
     (folder / python).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / python).chmod(0o755)
-    command = [*shim.ENTRYPOINT, *shim.injected_command(url, sha256)]
+    command = [*shim.ENTRYPOINT, *shim.command(url, payload)]
     environment = {**container.environment, "PATH": str(folder)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
 def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Container, site: Site) -> None:
     container.give(payload(lambda: "injected"))
     site.files["/shim"] = shim.build().data
-    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256)
+    done = bootstrap(container, f"{site.url}/shim")
     assert done.returncode == 0, done.stderr
     assert container.value() == "injected"
 
@@ -360,7 +367,7 @@ def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Cont
 def test_the_injected_command_runs_nothing_that_does_not_match(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
     site.files["/forged"] = shim.build().data + b"x"
-    done = bootstrap(container, f"{site.url}/forged?signature=canary", shim.build().sha256)
+    done = bootstrap(container, f"{site.url}/forged?signature=canary")
     assert done.returncode != 0
     assert "does not match its digest; nothing was run" in done.stderr
     assert "canary" not in done.stderr
@@ -370,7 +377,7 @@ def test_the_injected_command_runs_nothing_that_does_not_match(container: Contai
 def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
     site.files["/shim"] = shim.build().data
-    done = bootstrap(container, f"{site.url}/shim", shim.build().sha256, python="python")
+    done = bootstrap(container, f"{site.url}/shim", python="python")
     assert done.returncode == 0, done.stderr
 
 
@@ -393,3 +400,94 @@ def test_the_shim_is_python_3_9_and_imports_only_the_standard_library_and_cloudp
                 names = [node.module or ""]
             for name in names:
                 assert name.partition(".")[0] in {*sys.stdlib_module_names, "cloudpickle"}, f"{path.name}: {name}"
+
+
+def folded(data: bytes) -> str:
+    return base64.b64encode(zlib.compress(data)).decode()
+
+
+def test_a_payload_rides_in_the_command_with_the_shim_and_needs_no_network(container: Container) -> None:
+    data = payload(lambda: "carried")
+    container.environment[protocol.PAYLOAD_SHA256] = hashlib.sha256(data).hexdigest()
+    done = bootstrap(container, None, payload=folded(data))
+    assert done.returncode == 0, done.stderr
+    assert container.value() == "carried"
+
+
+def test_a_payload_in_the_command_that_does_not_match_its_digest_is_never_unpickled(
+    container: Container, tmp_path: Path
+) -> None:
+    mark = tmp_path / "unpickled"
+    container.environment[protocol.PAYLOAD_SHA256] = "0" * 64
+    done = bootstrap(container, None, payload=folded(payload(mark.touch)))
+    assert done.returncode == 0, done.stderr
+    assert "does not match its digest" in container.manifest["failure"]["message"]
+    assert not mark.exists()
+
+
+def test_a_module_in_the_containers_working_folder_does_not_stand_before_the_standard_library(
+    container: Container, tmp_path: Path
+) -> None:
+    (tmp_path / "base64.py").write_text("raise SystemExit('shadowed')")
+    data = payload(lambda: 1)
+    container.environment[protocol.PAYLOAD_SHA256] = hashlib.sha256(data).hexdigest()
+    done = bootstrap(container, None, payload=folded(data), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_pickle_of_another_cloudpickle_is_refused_with_both_versions(container: Container) -> None:
+    container.give(payload(lambda: 1, cloudpickle="0.0.1"))
+    container.run()
+    failure = container.manifest["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
+    assert "0.0.1" in failure["message"]
+    assert cloudpickle.__version__ in failure["message"]
+
+
+def test_an_envelope_of_another_format_is_refused_as_another_version(container: Container) -> None:
+    container.give(payload(lambda: 1).replace(b'"format":1', b'"format":9'))
+    container.run()
+    failure = container.manifest["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
+    assert "format 9" in failure["message"]
+
+
+def test_several_workers_run_at_once_each_with_a_gpu_of_its_own(container: Container, tmp_path: Path) -> None:
+    paths = [tmp_path / "to-first", tmp_path / "to-second"]
+    for path in paths:
+        os.mkfifo(path)
+
+    def meet(mine: Path, theirs: Path) -> Callable[[], str]:
+        def met() -> str:
+            # Each opens the other's end, so neither ends unless both run.
+            with min(mine, theirs).open("wb" if mine < theirs else "rb"):
+                return os.environ["CUDA_VISIBLE_DEVICES"]
+
+        return met
+
+    container.environment["CUDA_VISIBLE_DEVICES"] = "4,7"
+    container.give(payload(meet(*paths), meet(*reversed(paths)), workers=2))
+    container.run()
+    seen = {}
+    for number, entry in enumerate(container.manifest["calls"]):
+        seen[entry["id"]] = container.value(number)
+    assert sorted(seen.values()) == ["4", "7"]
+
+
+def test_a_single_call_sees_every_gpu_that_the_container_was_given(container: Container) -> None:
+    container.environment["CUDA_VISIBLE_DEVICES"] = "4,7"
+    container.give(payload(lambda: os.environ["CUDA_VISIBLE_DEVICES"], workers=8))
+    container.run()
+    assert container.value() == "4,7"
+
+
+def test_a_call_that_takes_too_long_tells_the_log_where_it_was_even_if_it_holds_the_gil(container: Container) -> None:
+    def never_lets_go() -> None:
+        import ctypes
+
+        ctypes.PyDLL(None).sleep(600)  # a PyDLL keeps the GIL while it calls
+
+    container.give(payload(never_lets_go, timeout_s=1.0))
+    output = container.run()
+    assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
+    assert "in never_lets_go" in output

@@ -1,4 +1,8 @@
-"""Take dokrun's own files out of an artifact's tar.gz: regular files, expected names, no more than a limit."""
+"""Read an artifact's tar.gz: dokrun's own files, what else is there, and the user's files when they are asked for.
+
+The archive comes from a container, where anybody's code ran: only regular files are taken, by checked names, no more of
+them than a limit, into a folder that is new.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +11,17 @@ import re
 import shutil
 import tarfile
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
 
 # Where in the archive the artifact folder's content may begin; the service does not say.
 _ROOTS = ("", "artifact/", "opt/artifact/")
-_EXPECTED = re.compile(
+_OWN = re.compile(
     rf"{re.escape(protocol.MANIFEST)}|{re.escape(protocol.VALUES_DIR)}/[0-9a-f]{{32}}"
     rf"|{re.escape(protocol.BLOBS_DIR)}/[0-9a-f]{{64}}"
 )
@@ -26,43 +33,74 @@ class ArchiveError(Exception):
     """The archive is broken, or is not one that our container would make."""
 
 
-def extract(archive: Path, folder: Path) -> None:
-    """Write dokrun's own files from an archive below `folder`, by their names in the artifact folder.
+def extract_own(archive: Path, folder: Path) -> list[ArtifactFile]:
+    """Write dokrun's own files from an archive below `folder`, and tell which other regular files it holds.
 
-    Everything else is passed over: the user's files, links, devices, whatever lies elsewhere.
+    Links, devices and whatever else lies in it are passed over; of a million files and more, a million are told.
 
     Raises:
-        ArchiveError: it is cut or broken, holds a name twice, or holds too much.
+        ArchiveError: it is cut or broken, holds one of our names twice, or holds too much.
     """
-    count = written = 0
+    root = ""
+    count = total = 0
+    others: dict[str, int] = {}
+    with _members(archive) as members:
+        for name, size, read in members:
+            own = next((r for r in _ROOTS if name.startswith(r) and _OWN.fullmatch(name[len(r) :])), None)
+            if own is None:
+                if len(others) < _MOST_MEMBERS:
+                    others[name] = size
+                continue
+            root, count, total = own, count + 1, total + size
+            if count > _MOST_MEMBERS or total > _MOST_BYTES:
+                raise ArchiveError(f"more than {_MOST_MEMBERS} results, or {_MOST_BYTES} bytes of them")
+            _write(folder / name[len(own) :], read())
+    users = [(name[len(root) :], size) for name, size in others.items() if name.startswith(root)]
+    return [ArtifactFile(name, size) for name, size in sorted(users) if not name.startswith(f"{protocol.OWN_DIR}/")]
+
+
+def extract_files(archive: Path, folder: Path, names: set[str]) -> None:
+    """Write some of the user's files, by their names in the artifact folder, below `folder`, which is new.
+
+    Raises:
+        ArchiveError: it is cut or broken, or does not hold them.
+    """
+    missing = set(names)
+    with _members(archive) as members:
+        for name, _, read in members:
+            found = next((name[len(r) :] for r in _ROOTS if name.startswith(r) and name[len(r) :] in missing), None)
+            if found is not None:
+                missing.remove(found)
+                _write(folder / found, read())
+    if missing:
+        raise ArchiveError(f"{min(missing)!r} is not in it")
+
+
+Member = tuple[str, int, Callable[[], IO[bytes]]]
+
+
+@contextmanager
+def _members(archive: Path) -> Iterator[Iterator[Member]]:
     try:
-        with tarfile.open(archive, "r|gz") as members:
-            for member in members:
-                name = _expected_name(member)
-                if name is None:
-                    continue
-                count += 1
-                written += member.size
-                if count > _MOST_MEMBERS:
-                    raise ArchiveError(f"more than {_MOST_MEMBERS} members")
-                if written > _MOST_BYTES:
-                    raise ArchiveError(f"more than {_MOST_BYTES} bytes")
-                source = members.extractfile(member)
-                if source is not None:
-                    _write(folder / name, source)
+        with tarfile.open(archive, "r|gz") as opened:
+            yield _regular(opened)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise ArchiveError(str(error) or type(error).__name__) from error
 
 
-def _expected_name(member: tarfile.TarInfo) -> str | None:
-    if not member.isreg():
-        return None
-    path = PurePosixPath(member.name).as_posix()  # without a leading "./"
-    for root in _ROOTS:
-        name = path[len(root) :]
-        if path.startswith(root) and _EXPECTED.fullmatch(name):
-            return name
-    return None
+def _regular(opened: tarfile.TarFile) -> Iterator[Member]:
+    """Yield each regular file's name, its size in bytes, and how to read it while it is its turn."""
+    for member in opened:
+        path = PurePosixPath(member.name)
+        if not member.isreg() or path.is_absolute() or ".." in path.parts or "\0" in member.name:
+            continue
+
+        def read(member: tarfile.TarInfo = member) -> IO[bytes]:
+            source = opened.extractfile(member)
+            assert source is not None  # noqa: S101 - regular files have content
+            return source
+
+        yield path.as_posix(), member.size, read  # without a leading "./"
 
 
 def _write(path: Path, source: IO[bytes]) -> None:

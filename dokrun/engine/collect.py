@@ -7,7 +7,8 @@ import json
 import logging
 import mmap
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
-from dokrun.engine.archive import ArchiveError, extract
+from dokrun.engine.archive import ArchiveError, extract_files, extract_own
 from dokrun.engine.prepare import Job
+from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
-from dokrun.shim.envelope import EnvelopeError, Segment, load_value, unpack
+from dokrun.shim.envelope import EnvelopeError, FormatError, Segment, load_value, unpack
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -36,8 +38,31 @@ class Outcome:
     error: BaseException | None = None
 
 
-def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable[[float], None]) -> None:
-    """Bring dokrun's own files of a task's artifact into a folder.
+@dataclass(frozen=True)
+class TaskArtifact:
+    """A task's artifact, with the names of the user's files in it; they are fetched when somebody asks for them."""
+
+    client: Client
+    id: str
+    files: Sequence[ArtifactFile]
+
+    def download(self, names: Sequence[str], folder: Path) -> None:
+        """Fetch some of the user's files into a folder, which is new.
+
+        Raises:
+            ApiError: the service refused it or did not answer.
+            InvalidAnswer: what came is no archive, or not the one that was looked at before.
+        """
+        with tempfile.TemporaryDirectory(prefix="dokrun-") as aside:
+            archive = self.client.artifacts.download(self.id, Path(aside) / "artifact.tar.gz")
+            try:
+                extract_files(archive, folder, set(names))
+            except ArchiveError as error:
+                raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
+
+
+def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable[[float], None]) -> TaskArtifact:
+    """Bring dokrun's own files of a task's artifact into a folder, and tell what else is in it.
 
     Raises:
         TaskFailed: there is no artifact, or it cannot be read.
@@ -49,7 +74,7 @@ def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable
     archive = folder / "artifact.tar.gz"
     client.artifacts.download(artifact.id, archive)
     try:
-        extract(archive, folder)
+        return TaskArtifact(client, artifact.id, extract_own(archive, folder))
     except ArchiveError as error:
         raise _without_outcome(job, task, f"and its artifact cannot be read ({error})") from error
     finally:
@@ -91,17 +116,9 @@ class _Reader:
     def outcome(self, call_id: str, entry: Mapping[str, Any]) -> Outcome:
         where = {"call_id": call_id, "task_id": self._task_id}
         try:
-            if entry["failure"] is not None:
-                return Outcome(error=_failure(entry["failure"], **where))
-            header, segments = unpack(self._verified(entry["report"]))
-            _check_owner(header, call_id)
-            numbers = header.get("value") or header.get("exception") or []
-            buffers = [self._bytes(segments[number]) for number in numbers]
-            if header["kind"] == "failure":
-                return Outcome(error=_failure(header["failure"], **where))
-        except (EnvelopeError, OSError, KeyError, IndexError, TypeError) as error:
-            message = f"the result does not match what the container vouched for: {error}"
-            return Outcome(error=errors.Tampered(message, ran="yes", **where))
+            header, buffers = self._report(entry, **where)
+        except errors.CallFailed as error:
+            return Outcome(error=error)
         try:
             loaded = load_value(buffers) if buffers else None
         except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
@@ -109,6 +126,29 @@ class _Reader:
         if header["kind"] == "value":
             return Outcome(value=loaded)
         return Outcome(error=_raised(loaded, header, **where))
+
+    def _report(
+        self, entry: Mapping[str, Any], *, call_id: str, task_id: str
+    ) -> tuple[Mapping[str, Any], list[memoryview]]:
+        """Read a report that has a value or an exception, and verify all of it; a failure is raised."""
+        where = {"call_id": call_id, "task_id": task_id}
+        try:
+            failure = entry["failure"]
+            if failure is None:
+                header, segments = unpack(self._verified(entry["report"]))
+                _check_owner(header, call_id)
+                numbers = header.get("value") or header.get("exception") or []
+                buffers = [self._bytes(segments[number]) for number in numbers]
+                if header["kind"] != "failure":
+                    return header, buffers
+                failure = header["failure"]
+            failed = _failure(failure, **where)
+        except FormatError as error:
+            raise errors.VersionMismatch(f"the result cannot be read: {error}", ran="yes", **where) from error
+        except (EnvelopeError, OSError, KeyError, IndexError, TypeError) as error:
+            message = f"the result does not match what the container vouched for: {error}"
+            raise errors.Tampered(message, ran="yes", **where) from error
+        raise failed
 
     def _verified(self, report: Mapping[str, Any]) -> memoryview:
         data = _map(self._folder / report["path"])
@@ -178,17 +218,19 @@ def _remote_error(header: Mapping[str, Any], *, call_id: str, task_id: str) -> e
 
 _BY_REASON: Mapping[str, type[errors.CallFailed]] = {
     protocol.UNREADABLE_PAYLOAD: errors.ShimFailed,
-    protocol.WRONG_VERSION: errors.ShimFailed,
+    protocol.WRONG_VERSION: errors.VersionMismatch,
     protocol.TIMEOUT: errors.CallTimeout,
     protocol.NOT_SERIALIZABLE: errors.ResultNotSerializable,
+    protocol.NOT_WRITTEN: errors.ResultNotWritten,
 }
 
 
 def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> errors.CallFailed:
     message, ran, reason = failure["message"], failure["ran"], failure["reason"]
     error: errors.CallFailed
-    if reason in (protocol.DIED, protocol.EXITED):
-        error = errors.WorkerDied(
+    if reason in (protocol.DIED, protocol.EXITED, protocol.OUT_OF_MEMORY):
+        died = errors.OutOfMemory if reason == protocol.OUT_OF_MEMORY else errors.WorkerDied
+        error = died(
             message,
             ran=ran,
             call_id=call_id,

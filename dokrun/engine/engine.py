@@ -14,12 +14,13 @@ from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import Price
+from dokrun.engine.images import Images
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.run import Parts, Run
-from dokrun.engine.stage import upload_blobs
+from dokrun.engine.stage import check_fits, upload_blobs
 from dokrun.engine.watch import Watcher
 from dokrun.engine.workers import Workers
-from dokrun.errors import ConfigError, OptionError, StorageError, SubmitFailed
+from dokrun.errors import OptionError, StorageError, SubmitFailed
 from dokrun.future import Future
 from dokrun.options import Options
 
@@ -36,21 +37,22 @@ class Engine:
     """Runs jobs on the account, or the emulator, that its settings name.
 
     Raises:
-        ConfigError: no bucket is configured, or the profile `local` lacks its packages.
+        ConfigError: the profile `local` lacks its packages.
         MissingCredentials: there is no API key.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = config.connect(settings)
-        if self.settings.bucket is None:
-            raise ConfigError(config.NO_BUCKET)
         self.client = Client(
             self.settings.access_token, self.settings.access_token_secret, base_url=self.settings.api_url
         )
+        self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
         self._parts = Parts(
             client=self.client,
-            bucket=Bucket(self.settings.bucket),
+            bucket=self._bucket,
+            images=Images(self.settings, self.client),
             watcher=Watcher(self.client),
+            builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
             others=Workers(_THREADS, "dokrun-collect"),
@@ -68,6 +70,8 @@ class Engine:
         Raises:
             OptionError: neither the options nor the profile's defaults name a plan.
             NotSerializable: an argument or the function cannot be pickled.
+            SourceTooLarge: the user's files that would go along are too many.
+            ConfigError: there is no bucket, and the call is too large to travel without.
         """
         merged = options.over(self.settings.defaults)
         if merged.plan is None:
@@ -76,7 +80,10 @@ class Engine:
         job = prepare(call, merged.plan, merged)
         future: Future[Any] = Future(job.header["calls"][0]["id"], job.name)
         try:
-            upload_blobs(job, self._parts.bucket)
+            if self._bucket is None:
+                check_fits(job)
+            else:
+                upload_blobs(job, self._bucket)
         except StorageError as error:
             failed = SubmitFailed(f"{job.name} was not submitted: {error}", ran="no", call_id=future.call_id)
             failed.__cause__ = error
@@ -114,10 +121,13 @@ class Engine:
             run.future.on_cancel = None
             run.future.cancel()
         parts = self._parts
-        ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
+        ended = [
+            workers.close(_PATIENCE_S) for workers in (parts.builds, parts.submissions, parts.cancels, parts.others)
+        ]
         stopped = [run for run in unfinished if run.cancel()]
         self._parts.watcher.close()
-        self._parts.bucket.close()
+        if self._bucket is not None:
+            self._bucket.close()
         self.client.close()
         if stopped:
             named = [f"{run.job.name} (task {run.future.task_id})" for run in reversed(stopped)]

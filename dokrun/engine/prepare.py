@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import platform
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,8 +14,9 @@ import cloudpickle
 from dokrun import keys
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
+from dokrun.payload.bundle import bundle
 from dokrun.shim import protocol
-from dokrun.shim.envelope import Segment, segment_of
+from dokrun.shim.envelope import Segment
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,11 @@ class Call:
 
 @dataclass(frozen=True)
 class Job:
-    """The work that one task will do, ready to be staged: the payload's header and its segments."""
+    """The work that one task will do, ready to be staged: the payload's header and its segments.
+
+    `objects` are the numbers of those segments that are kept in the bucket by their content, where there is one: they
+    are not sent again for the next call.
+    """
 
     id: str
     attempt: int
@@ -39,6 +45,7 @@ class Job:
     options: Options
     header: Mapping[str, Any]
     segments: Sequence[Segment]
+    objects: frozenset[int]
 
     @property
     def timeout_s(self) -> float:
@@ -53,6 +60,8 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
 
     Raises:
         NotSerializable: names the argument, and where inside it.
+        OptionError: an `include` matches no file.
+        SourceTooLarge: the user's files that would go along are too many.
     """
     segments: list[Segment] = []
 
@@ -69,12 +78,22 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
     else:
         function = {"module": where.module, "name": where.name}
         serializer.modules.add(where.module)
-    files = [(file.name, add([segment_of(file.path.read_bytes())])[0]) for file in source.collect(serializer.modules)]
+    found = source.collect(
+        serializer.modules,
+        module=source.module_of(call.function),
+        name=call.name,
+        include=options.include,
+        exclude=options.exclude,
+    )
+    files = bundle(found.files)
+    first = len(segments)
+    segments += files.segments
     header = {
         "job": job_id,
         "attempt": 1,
         "python": platform.python_version(),
         "cloudpickle": cloudpickle.__version__,
+        "workers": gpus(plan),
         "functions": [function],
         "calls": [
             {
@@ -84,9 +103,20 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
                 "timeout_s": options.timeout_s or DEFAULT_TIMEOUT_S,
             }
         ],
-        "source": [{"path": name, "segment": number} for name, number in files],
+        "source": files.entries(first),
     }
-    return Job(job_id, 1, options.name or call.name, plan, options, header, segments)
+    objects = {number for number, segment in enumerate(segments) if segment.size >= protocol.BLOB_SIZE}
+    objects |= {first + number for number in files.objects}
+    return Job(job_id, 1, options.name or call.name, plan, options, header, segments, frozenset(objects))
+
+
+def gpus(plan: str) -> int:
+    """Tell how many GPUs a plan's machine has, by its id; one where the id does not say.
+
+    The ids that the service lists are in https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html.
+    """
+    found = re.search(r"(\d+)gpu", plan)
+    return int(found[1]) if found else 1
 
 
 def _kept(segment: Segment) -> Segment:

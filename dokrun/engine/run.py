@@ -18,11 +18,13 @@ from dokrun.api.models import Task
 from dokrun.bucket import Bucket
 from dokrun.cost import Price, Receipt
 from dokrun.engine.collect import Outcome, download, read_outcomes
+from dokrun.engine.images import Images, Ready
 from dokrun.engine.prepare import Job
 from dokrun.engine.stage import stage
 from dokrun.engine.watch import Watcher
 from dokrun.engine.workers import Workers
 from dokrun.future import Future
+from dokrun.shim import protocol
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -36,8 +38,11 @@ class Parts:
     """What all jobs of an engine share."""
 
     client: Client
-    bucket: Bucket
+    bucket: Bucket | None
+    images: Images
     watcher: Watcher
+    # Images that are not known to be ready are made so here, one at a time; jobs whose image is ready overtake them.
+    builds: Workers
     # One at a time, so that tasks stand in line as they were called; the line is one task wide anyway.
     submissions: Workers
     # On their own, so that no download keeps money flowing.
@@ -59,14 +64,36 @@ class Run:
         self._cancelling = threading.Lock()
         self._cancelled = False
         self._ended_by_us = False
+        # Whether there is a payload in the bucket.
+        self._staged = False
 
     def begin(self) -> None:
         """Go on in the background until the future has its outcome."""
         self.future.on_cancel = self._cancel_later
-        if not self._parts.submissions.submit(lambda: self._guarded(self._submit)):
+        ready = self._parts.images.known(self.job.options.image)
+        if ready is None:
+            self._do(self._parts.builds, self._make_ready)
+        else:
+            self._do(self._parts.submissions, lambda: self._submit(ready))
+
+    def _do(self, workers: Workers, step: Callable[[], object]) -> None:
+        if not workers.submit(lambda: self._guarded(step)):
             self._forget(self)
             message = f"{self.job.name} was not submitted: dokrun is being closed"
             self.future.fail(errors.SubmitFailed(message, ran="no", call_id=self.future.call_id))
+
+    def _make_ready(self) -> None:
+        if self.future.cancelled():
+            self._forget(self)
+            return
+        self.future.status = "image"
+        try:
+            ready = self._parts.images.ready(self.job.options.image)
+        except errors.CallFailed:
+            raise
+        except errors.DokrunError as error:
+            raise self._not_submitted(error) from error
+        self._do(self._parts.submissions, lambda: self._submit(ready))
 
     def cancel(self) -> bool:
         """Tell the service to end the task, if there is one. Tells whether that ended it, now or before."""
@@ -114,13 +141,14 @@ class Run:
             failed.__cause__ = error
             self._settle(Outcome(error=failed))
 
-    def _submit(self) -> None:
+    def _submit(self, image: Ready) -> None:
         if self.future.cancelled():
             self._forget(self)
             return
         try:
             self.future.status = "staging"
-            definition = stage(self.job, self._parts.bucket, [self._batch.tag])
+            definition = stage(self.job, self._parts.bucket, image, [self._batch.tag])
+            self._staged = protocol.PAYLOAD_URL in definition.containers[0].environment
             if self.future.cancelled():
                 self._settle(Outcome())
                 return
@@ -160,7 +188,7 @@ class Run:
         # Only its owner can enter a folder that mkdtemp made; what was mapped from it outlives it.
         folder = Path(tempfile.mkdtemp(prefix="dokrun-"))
         try:
-            download(self._parts.client, self.job, task, folder, time.sleep)
+            self.future.artifact = download(self._parts.client, self.job, task, folder, time.sleep)
             outcome = read_outcomes(self.job, task, folder, self._parts.state_dir / "results")[0]
         except errors.ApiError as error:
             message = f"the result of {self.job.name} could not be fetched; DOK keeps it for 72 hours: {error}"
@@ -185,6 +213,8 @@ class Run:
             self.future.fail(outcome.error)
         else:
             self.future.settle(outcome.value)
+        if self._parts.bucket is None or not self._staged:
+            return
         try:
             self._parts.bucket.delete(keys.payload(self.job.id, self.job.attempt))
         except errors.StorageError as error:

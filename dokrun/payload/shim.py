@@ -1,4 +1,4 @@
-"""Make `shim.pyz`, the one file that runs in the container, and the command that brings it into any image.
+"""Make `shim.pyz`, the one file that runs in the container, and the command that finds or brings it in any image.
 
 The archive holds `dokrun/shim/` (as the package `dokrun_shim`), the client's own cloudpickle, and of dokrun itself what
 the user's modules may refer to when they are imported in the container; it is last in line there, so that an installed
@@ -7,6 +7,7 @@ dokrun wins. The bytes depend on these files alone: no times, no order of a file
 
 from __future__ import annotations
 
+import base64
 import functools
 import hashlib
 import io
@@ -29,6 +30,8 @@ _FOR_USERS = (
     "errors.py",
     "function.py",
     "future.py",
+    "image/__init__.py",
+    "image/spec.py",
     "options.py",
     "shim/__init__.py",
     "shim/protocol.py",
@@ -37,29 +40,46 @@ _FOR_USERS = (
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = ("/bin/sh", "-c", 'exec "$(command -v python3 || command -v python || echo python3)" -u -c "$0" "$@"')
 
-# Arguments: the shim's URL and SHA-256. The digest stands in the task definition, which only the client writes; the
-# bytes are run only if they match it.
-_BOOTSTRAP = """\
-import hashlib,os,sys,tempfile,time
-from urllib.request import urlopen
-url,sha256=sys.argv[1:3]
-for pause in(1,2,4,8,0):
+# Where an image may have the same bytes, so that they need not be brought.
+BAKED_PATH = "/opt/dokrun/shim.pyz"
+
+# Arguments: the shim's SHA-256; where it is to be had, which is an address or the bytes themselves in base 64; the
+# payload, if it rides along. The digest stands in the task definition, which only the client writes; the bytes are run
+# only if they match it, wherever they came from.
+_BOOTSTRAP = f"""\
+import sys
+sys.path[:]=[p for p in sys.path if p]
+import base64,hashlib,os,tempfile
+sha256,source=sys.argv[1:3]
+def fetched():
+ import time
+ from urllib.request import urlopen
+ for pause in(1,2,4,8,0):
+  try:
+   return urlopen(source,timeout=60).read(1<<22)
+  except OSError as error:
+   code=getattr(error,"code",500)
+   if not pause or(code<500 and code not in(408,429)):
+    sys.exit("dokrun: the shim could not be fetched: %s"%getattr(error,"reason",error))
+   time.sleep(pause)
+def baked():
  try:
-  data=urlopen(url,timeout=60).read(1<<22)
-  break
- except OSError as error:
-  code=getattr(error,"code",500)
-  if not pause or(code<500 and code not in(408,429)):
-   sys.exit("dokrun: the shim could not be fetched: %s"%getattr(error,"reason",error))
-  time.sleep(pause)
+  with open("{BAKED_PATH}","rb")as file:
+   return file.read(1<<22)
+ except OSError:
+  return b""
+data=baked()
+if hashlib.sha256(data).hexdigest()!=sha256:
+ data=fetched()if":"in source else base64.b64decode(source)
 if hashlib.sha256(data).hexdigest()!=sha256:
  sys.exit("dokrun: the shim does not match its digest; nothing was run")
-with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
+with tempfile.TemporaryDirectory(prefix="dokrun-")as folder:
  path=os.path.join(folder,"shim.pyz")
- with open(path,"wb")as file:file.write(data)
+ with open(path,"wb")as file:
+  file.write(data)
  sys.path.insert(0,path)
  from dokrun_shim.__main__ import main
- status=main([])
+ status=main(sys.argv[3:])
 sys.exit(status)
 """
 
@@ -95,6 +115,13 @@ def _python_files(folder: Path, package: str) -> dict[str, bytes]:
     return {f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
 
 
-def injected_command(url: str, sha256: str) -> list[str]:
-    """Tell the command that, behind `ENTRYPOINT`, brings the shim from `url` into an image that has Python."""
-    return [_BOOTSTRAP, url, sha256]
+def command(source: str | None, payload: str | None) -> list[str]:
+    """Tell the command that, behind `ENTRYPOINT`, runs the shim in any image that has Python.
+
+    Args:
+        source: an address of the shim; None has the command carry it.
+        payload: the payload in base 64, if it rides in the command.
+    """
+    ready = build()
+    carried = source or base64.b64encode(ready.data).decode()
+    return [_BOOTSTRAP, ready.sha256, carried, *([] if payload is None else [payload])]

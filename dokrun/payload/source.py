@@ -1,24 +1,37 @@
 """Find which of the user's own files a function needs, by reading them; nothing is run or imported.
 
-From the modules that the pickles refer to, `import` statements are followed to every module that is the user's own,
-which is one that lies neither in the standard library nor among the installed packages. A package's `__init__` goes
-along with its modules.
+From the modules that the pickles refer to, `import` statements are followed to every module that is the user's own.
+
+- A module in a package brings the whole folder of its top-level package, with the data files in it. A folder without
+  `__init__.py` that modules are imported from is a package too, as it is to Python.
+- A module that lies beside others brings only the Python files that `import` statements lead to: the folder may be
+  somebody's home. Its data files come by `include=`.
+- `__main__` is followed and not sent: its functions travel by value. Under `python -m`, its package is sent.
+- `include=` adds files, folders and glob patterns, relative to the folder that holds the top-level module: for
+  `__main__` the folder of the script, and where there is no script, as in a notebook, the current one. What the Python
+  files among them import comes too.
+- What git ignores stays out of a package's folder; what is imported by name or included goes along all the same.
+- `exclude=`, in the patterns of `.gitignore`, has the last word.
+- `.git`, `.venv`, `__pycache__` and `*.pyc` stay out always, and so do installed packages.
 """
 
 from __future__ import annotations
 
-import ast
-import functools
-import importlib.machinery
-import importlib.util
-import site
+import os
+import stat
 import sys
-import sysconfig
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pathspec import GitIgnoreSpec
+
+from dokrun.errors import OptionError
+from dokrun.payload import imports
+from dokrun.payload.folders import Found, GitIgnore, below, is_pattern
+from dokrun.payload.include import find_included
 
 # What runs as a program, and what multiprocessing makes of it in a child: nobody else can import either.
 MAIN = frozenset({"__main__", "__mp_main__"})
@@ -26,10 +39,34 @@ MAIN = frozenset({"__main__", "__mp_main__"})
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file that goes along: where it lies here, and where the container's `import` will look for it."""
+    """A file that goes along: where the container's `import` will look for it, where it lies here, and why it goes.
+
+    The times, in nanoseconds, change when its content does.
+    """
 
     name: str
     path: Path
+    reason: str
+    size: int
+    executable: bool
+    mtime_ns: int
+    ctime_ns: int
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file or folder, or a package, that stays out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """The files that go along, by name, and what was met and stays out."""
+
+    files: tuple[SourceFile, ...]
+    left_out: tuple[LeftOut, ...]
 
 
 @dataclass(frozen=True)
@@ -51,7 +88,7 @@ def locate(function: Callable[..., Any]) -> Location | None:
     if module is None or name is None or module in MAIN or "<" in name:
         return None
     found: Any = sys.modules.get(module)
-    if found is None or _module_file(module) is None:
+    if found is None or imports.file_of(module) is None:
         return None
     for part in name.split("."):
         found = getattr(found, part, None)
@@ -60,124 +97,152 @@ def locate(function: Callable[..., Any]) -> Location | None:
     return Location(module, name)
 
 
-def collect(modules: Iterable[str]) -> list[SourceFile]:
-    """List the user's own files that some modules need, their own among them; `__main__` is followed, not sent."""
-    files: dict[str, Path] = {}
-    pending = [name for name in modules if name not in MAIN]
-    main = _module_file("__main__")
-    if MAIN.intersection(modules) and main is not None and not _is_installed(main):
-        pending += _imports(main, package=sys.modules["__main__"].__package__ or "")
-    seen: set[str] = set()
-    while pending:
-        wanted = pending.pop()
-        if wanted in seen:
-            continue
-        seen.add(wanted)
-        for name, path in _with_parents(wanted):
-            archive_name = _archive_name(name, path)
-            if archive_name not in files:
-                files[archive_name] = path
-                pending += _imports(path, package=name if path.name == "__init__.py" else name.rpartition(".")[0])
-    return [SourceFile(name, files[name]) for name in sorted(files)]
+def module_of(function: Callable[..., Any]) -> str:
+    """Tell the module that a function was written in; `__main__` where that cannot be told."""
+    return getattr(getattr(function, "func", function), "__module__", None) or "__main__"
 
 
-def _module_file(module: str) -> Path | None:
-    file = getattr(sys.modules.get(module), "__file__", None)
-    if file is None:
-        return None
-    path = Path(file).resolve()
-    return path if path.suffix == ".py" and path.is_file() else None
+def collect(
+    modules: Iterable[str],
+    *,
+    module: str = "__main__",
+    name: str = "",
+    include: Iterable[str] = (),
+    exclude: Iterable[str] = (),
+) -> Source:
+    """List the user's own files that some modules need, their own among them.
+
+    Args:
+        modules: the names of modules that the pickles refer to.
+        module: the module that the function was written in: what `include` is relative to.
+        name: the function's name, for the reasons.
+        include: files, folders and glob patterns that are added.
+        exclude: patterns of what stays out.
+
+    Raises:
+        OptionError: an `include` matches no file, or an `exclude` is not a pattern.
+    """
+    search = _Search(exclude)
+    main = imports.file_of("__main__")
+    wanted = set(modules)
+    if module not in MAIN and module in wanted:
+        search.want(module, f"of {name or module}")
+    if MAIN & wanted and main is not None and not imports.is_installed(main):
+        package = sys.modules["__main__"].__package__ or ""
+        if package:
+            search.want(package, f"of {main.name}")
+        search.want_imports(main, package, main.name)
+    for other in sorted(wanted - MAIN - {module}):
+        search.want(other, f"of {other}, which a value refers to")
+    base = base_of(module)
+    for pattern, found in find_included(include, base):
+        search.add_included(found, base, f"include={pattern!r}")
+    search.follow()
+    return search.result()
 
 
-def _is_installed(path: Path) -> bool:
-    return any(path.is_relative_to(folder) for folder in _installed_folders())
+def base_of(module: str) -> Path:
+    """Tell the folder that holds a module's top-level module: what `include=` is relative to."""
+    if module not in MAIN:
+        place = imports.top_level(module.partition(".")[0])
+        if place is not None:
+            return place.parent.parent if place.name == "__init__.py" else place.parent
+    main = imports.file_of("__main__")
+    if main is None or imports.is_installed(main):
+        return Path.cwd()
+    package = sys.modules["__main__"].__package__ or ""
+    return main.parents[len(package.split(".")) if package else 0]
 
 
-@functools.cache
-def _installed_folders() -> tuple[Path, ...]:
-    folders = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    return tuple(Path(folder).resolve() for folder in (*folders, *site.getsitepackages(), site.getusersitepackages()))
+class _Search:
+    """Goes from module to module, nearest first, so that each file has its most direct reason."""
 
+    def __init__(self, exclude: Iterable[str]) -> None:
+        self._exclude = _excluded(exclude)
+        self._pending: deque[tuple[str, str]] = deque()
+        self._seen: set[str] = set()
+        self._tops: set[str] = set()
+        self._files: dict[str, SourceFile] = {}
+        self._left_out: dict[str, str] = {}
 
-def _archive_name(module: str, path: Path) -> str:
-    base = module.replace(".", "/")
-    return f"{base}/__init__.py" if path.name == "__init__.py" else f"{base}.py"
+    def want(self, module: str, reason: str) -> None:
+        if module not in self._seen:
+            self._seen.add(module)
+            self._pending.append((module, reason))
 
+    def want_imports(self, path: Path, package: str, name: str) -> None:
+        for module in imports.imports(path, package):
+            self.want(module, f"imported by {name}")
 
-def _with_parents(module: str) -> Iterator[tuple[str, Path]]:
-    """Yield the user's own files of `a.b.c`: those of `a`, `a.b` and `a.b.c`, as far as they exist."""
-    top, *rest = module.split(".")
-    folder = _top_level(top)
-    if folder is None:
-        return
-    name, path = top, folder
-    if path.is_file():
-        yield name, path
-        path = path.parent if path.name == "__init__.py" else path
-    for part in rest:
-        name = f"{name}.{part}"
-        found = _in_folder(path, part)
-        if found is None:
+    def follow(self) -> None:
+        while self._pending:
+            module, reason = self._pending.popleft()
+            top = module.partition(".")[0]
+            if top not in self._tops:
+                self._tops.add(top)
+                self._add_package(top, reason)
+                if top and imports.is_package_of_others(top):
+                    self._left_out[top] = "an installed package, which the image must have"
+            for name, path in imports.files_of(module):
+                archive_name = imports.archive_name(name, path)
+                self._add(archive_name, path, f"module {reason}" if reason.startswith("of ") else reason)
+                if archive_name in self._files:
+                    self.want_imports(path, imports.package_of(name, path), archive_name)
+
+    def add_included(self, found: Found, base: Path, reason: str) -> None:
+        name = found.path.relative_to(base).as_posix()
+        if found.left_out:
+            self._left_out[name] = found.left_out
+        elif self._add(name, found.path, reason) and found.path.suffix == ".py":
+            module = name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+            self.want_imports(found.path, imports.package_of(module, found.path), name)
+
+    def _add_package(self, top: str, reason: str) -> None:
+        place = imports.top_level(top) if top else None
+        folder = place.parent if place is not None and place.name == "__init__.py" else place
+        if folder is None or not folder.is_dir() or _is_too_wide(folder):
             return
-        if found.is_file():
-            yield name, found
-        path = found.parent if found.name == "__init__.py" else found
+        for found in below(folder, folder, GitIgnore(folder)):
+            name = f"{top}/{found.path.relative_to(folder).as_posix()}"
+            if found.left_out:
+                self._left_out[name] = found.left_out
+            else:
+                self._add(name, found.path, f"package {reason}")
+
+    def _add(self, name: str, path: Path, reason: str) -> bool:
+        if name in self._files:
+            return False
+        if self._exclude.match_file(name):
+            self._left_out[name] = "exclude="
+            return False
+        try:
+            state = path.stat()
+        except OSError as error:
+            self._left_out[name] = f"cannot be read ({error.strerror})"
+            return False
+        executable = bool(stat.S_IXUSR & state.st_mode)
+        self._files[name] = SourceFile(
+            name, path, reason, state.st_size, executable, state.st_mtime_ns, state.st_ctime_ns
+        )
+        return True
+
+    def result(self) -> Source:
+        files = tuple(self._files[name] for name in sorted(self._files))
+        left_out = sorted((name, reason) for name, reason in self._left_out.items() if name not in self._files)
+        return Source(files, tuple(LeftOut(*each) for each in left_out))
 
 
-def _in_folder(folder: Path, name: str) -> Path | None:
-    for candidate in (folder / name / "__init__.py", folder / f"{name}.py", folder / name):
-        if candidate.exists():
-            return candidate
-    return None
+def _excluded(patterns: Iterable[str]) -> GitIgnoreSpec:
+    lines = [pattern.removeprefix("./") for pattern in patterns]
+    for line in lines:
+        if not is_pattern(line):
+            raise OptionError(
+                f'exclude={line!r} is not a pattern; write it as in .gitignore: "*.bin", "data/", "a/**/b"'
+            )
+    return GitIgnoreSpec.from_lines(lines)
 
 
-def _top_level(name: str) -> Path | None:
-    """Find a top-level module of the user's own: its file, or its folder where it is a namespace package."""
-    if name == __name__.partition(".")[0]:
-        return None  # dokrun itself, which need not be installed where an ordinary package would be
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if spec.origin is not None and spec.has_location:
-        path = Path(spec.origin).resolve()
-    elif spec.submodule_search_locations:
-        path = Path(next(iter(spec.submodule_search_locations))).resolve()
-    else:
-        return None
-    if _is_installed(path) or (path.is_file() and path.suffix not in importlib.machinery.SOURCE_SUFFIXES):
-        return None
-    return path
-
-
-# Python 3.11 keeps the depth of a tree that it builds in one place for all threads, and dies of a SystemError when two
-# build one at once (https://github.com/python/cpython/issues/106905).
-_parsing = threading.Lock()
-
-
-def _imports(path: Path, package: str) -> list[str]:
-    """List the absolute names of the modules that a file may import, wherever in it the statements stand."""
-    stamp = path.stat()
-    with _parsing:
-        return _parsed_imports(path, package, stamp.st_mtime_ns, stamp.st_size)
-
-
-@functools.lru_cache(maxsize=4096)
-def _parsed_imports(path: Path, package: str, _mtime_ns: int, _size: int) -> list[str]:
-    try:
-        tree = ast.parse(path.read_bytes())
-    except SyntaxError:
-        return []
-    names: list[str] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
-                base = ".".join([*parents, base]) if base else ".".join(parents)
-            names += [base, *(f"{base}.{alias.name}" for alias in node.names)]
-    return names
+def _is_too_wide(folder: Path) -> bool:
+    """Tell whether a folder holds somebody's home: it happens to be a package, and nobody means all of it."""
+    home = Path(os.path.expanduser("~")).resolve()  # noqa: PTH111 - Path.home raises where there is none
+    return home.is_relative_to(folder)

@@ -1,4 +1,6 @@
-"""Start the shim: `python shim.pyz` is the supervisor; it starts `python shim.pyz worker` itself.
+"""Start the shim: `python shim.pyz [PAYLOAD]` is the supervisor; it starts `python shim.pyz worker …` itself.
+
+Without a PAYLOAD, the environment says where it is to be fetched.
 
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
@@ -15,7 +17,7 @@ def main(arguments: List[str]) -> int:
         return worker.main(int(arguments[1]), int(arguments[2]))
     from . import supervisor
 
-    return supervisor.main()
+    return supervisor.main(*arguments[:1])
 
 
 if __name__ == "__main__":

@@ -35,6 +35,10 @@ class EnvelopeError(ValueError):
     """The bytes are not an envelope that this version can read."""
 
 
+class FormatError(EnvelopeError):
+    """An envelope of another version's format: nothing is wrong with it but that this version cannot read it."""
+
+
 class Segment(NamedTuple):
     """Some bytes, by digest and size; they are in `data`, or at `url`, or both."""
 
@@ -100,7 +104,8 @@ def unpack(data: Buffer) -> Tuple[Dict[str, Any], List[Segment]]:
     """Read an envelope: its header, and its segments as views of `data`.
 
     Raises:
-        EnvelopeError: it is not an envelope, is cut short, or has a format that this version does not know.
+        FormatError: it has a format that this version does not know.
+        EnvelopeError: it is not an envelope, or is cut short.
     """
     view = memoryview(data).cast("B")
     if bytes(view[: len(MAGIC)]) != MAGIC:
@@ -114,7 +119,10 @@ def unpack(data: Buffer) -> Tuple[Dict[str, Any], List[Segment]]:
     except (ValueError, KeyError, TypeError) as error:
         raise EnvelopeError("the envelope's header is cut or broken") from error
     if found != protocol.FORMAT:
-        raise EnvelopeError(f"the envelope has format {found}; this side reads format {protocol.FORMAT}")
+        raise FormatError(
+            f"it was written in format {found}, and this side reads format {protocol.FORMAT}; "
+            "use the same version of dokrun on both sides"
+        )
     body = view[_aligned(end) :]
     return header, [_segment(entry, body) for entry in table]
 

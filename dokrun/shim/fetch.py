@@ -19,7 +19,7 @@ PASSING = frozenset({408, 429, 500, 502, 503, 504})
 SLOWEST_BYTES_PER_S = 500_000
 
 
-class FetchError(Exception):
+class FetchError(OSError):
     """The bytes could not be had, or are not the ones that were announced."""
 
 
@@ -35,6 +35,8 @@ def fetch(url: str, path: str, sha256: str, size: int) -> None:
     for attempt in range(1, ATTEMPTS + 1):
         try:
             return _fetch_once(url, path, sha256, size)
+        except FetchError:
+            raise
         except urllib.error.HTTPError as error:
             problem = f"HTTP {error.code}"
             if error.code not in PASSING:

@@ -2,9 +2,10 @@
 
 The way through the container:
 
-    environment  DOKRUN_PAYLOAD_URL, …_SHA256, …_SIZE   an envelope, fetched and verified before anything is read
+    command      …, the payload                          an envelope, if it is small; else
+    environment  DOKRUN_PAYLOAD_URL, …_SHA256, …_SIZE   an envelope, fetched; verified before anything is read
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
-    payload      header: {python, cloudpickle, job, attempt, functions, calls, source}
+    payload      header: {python, cloudpickle, job, attempt, workers, functions, calls, source}
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
                  .dokrun/values/<call id>                 an envelope for each call that reported
                  .dokrun/blobs/<sha256>                   segments too large to ride in an envelope's body
@@ -26,8 +27,13 @@ A failure is `{"reason", "ran", "message", …}`, with `signal` or `exit_code` o
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import functools
 import os
-from typing import NamedTuple, Optional
+import signal
+from typing import TYPE_CHECKING, NamedTuple, Optional
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FORMAT = 1
 
@@ -40,6 +46,8 @@ ATTEMPT = "DOKRUN_ATTEMPT"
 TASK_ID = "SAKURA_TASK_ID"
 ARTIFACT_DIR = "SAKURA_ARTIFACT_DIR"
 RESERVED_PREFIXES = ("DOKRUN_", "SAKURA_")
+# CUDA's own.
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 OWN_DIR = ".dokrun"
 MANIFEST = OWN_DIR + "/outcome.json"
@@ -49,11 +57,16 @@ BLOBS_DIR = OWN_DIR + "/blobs"
 # A segment of this size or more is an object (or a file) of its own, named by its content.
 BLOB_SIZE = 1 << 20
 
+# Makes a worker write its threads' stacks to the log. The last real-time signal but one: programs that use any use the
+# first ones.
+STACKS_SIGNAL = int(signal.SIGRTMAX) - 1 if hasattr(signal, "SIGRTMAX") else int(signal.SIGUSR2)
+
 # Reasons of a failure, in the manifest and in a worker's report.
 UNREADABLE_PAYLOAD = "payload"
 WRONG_VERSION = "version"
 TIMEOUT = "timeout"
 DIED = "died"
+OUT_OF_MEMORY = "out-of-memory"
 EXITED = "exited"
 NOT_SERIALIZABLE = "not-serializable"
 NOT_WRITTEN = "not-written"
@@ -79,3 +92,21 @@ def current() -> CallInfo:
     if call_id is None:
         return CallInfo("local", 1, None)
     return CallInfo(call_id, int(os.environ.get(ATTEMPT, "1")), os.environ.get(TASK_ID))
+
+
+def artifact_dir() -> "Path":
+    """Tell the folder whose files come back: `future.files()` lists them, `future.download()` fetches them.
+
+    In a container DOK gives it, and collects at most 20 GB (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
+    Outside of a task, as in `f.local()`, it is a temporary folder that is made once in a process and left to you.
+    """
+    from pathlib import Path
+
+    return Path(os.environ[ARTIFACT_DIR] if CALL_ID in os.environ else _artifact_dir_here())
+
+
+@functools.cache
+def _artifact_dir_here() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="dokrun-artifact-")

@@ -3,21 +3,26 @@
 It is told what to do in JSON lines on one pipe and answers in JSON lines on another, so that the standard streams stay
 the user's:
 
-    ← {"folder": …, "out": …}     where the verified payload lies, and where reports go
+    ← {"folder": …, "out": …, "environment": {…}}
+                                   where the verified payload lies, where reports go, which GPU is this worker's
     ← {"call": 0}                  run the payload's call number 0
     → {"started": true}            the call is unpickled, and the function is called now; else this is left out
     → {"report": "values/…"}       the report is written, or
     → {"failure": {…}}             it could not be
 
-A closed pipe ends it. It may die at any moment of what the user's code does; the supervisor says of what.
+A closed pipe ends it. It may die at any moment of what the user's code does; the supervisor says of what. On
+`protocol.STACKS_SIGNAL`, and on a fatal signal, it writes its threads' stacks to standard error.
 
 Stdlib and cloudpickle only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import faulthandler
 import importlib
+import io
 import json
 import mmap
 import os
+import pickle
 import sys
 import traceback
 from typing import Any, Callable, Dict, List, Sequence, Tuple
@@ -32,6 +37,10 @@ def main(commands_fd: int, answers_fd: int) -> int:
     """Run calls until the supervisor closes the pipe. Returns the exit status."""
     # The supervisor kills the group; a session of its own would hide it from who ends the container's whole session.
     os.setpgid(0, 0)
+    # In C, so that even a function which never lets go of the GIL tells where it is.
+    faulthandler.enable()
+    faulthandler.register(protocol.STACKS_SIGNAL, all_threads=True)
+    _volunteer()
     for fd in (commands_fd, answers_fd):
         os.set_inheritable(fd, False)  # noqa: FBT003 - programs that the user starts have no business with them
     _put_image_first()
@@ -39,6 +48,7 @@ def main(commands_fd: int, answers_fd: int) -> int:
         start = json.loads(commands.readline() or "null")
         if start is None:
             return 0
+        os.environ.update(start["environment"])
 
         def answer(told: Dict[str, Any]) -> None:
             answers.write(json.dumps(told) + "\n")
@@ -48,6 +58,15 @@ def main(commands_fd: int, answers_fd: int) -> int:
         for line in commands:
             answer(calls.run(json.loads(line)["call"]))
     return 0
+
+
+def _volunteer() -> None:
+    """Be the one that the kernel kills when memory runs out: the supervisor has to live to tell of it."""
+    try:
+        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+            file.write("500")
+    except OSError:
+        pass
 
 
 def _put_image_first() -> None:
@@ -95,7 +114,7 @@ class Calls:
         except BaseException as error:  # noqa: BLE001 - the user's exception is the outcome
             return exception_outcome(error)
         try:
-            segments = envelope.dump_value(result, cloudpickle.dumps)
+            segments = envelope.dump_value(result, dumps)
         except BaseException as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
             message = (
                 f"the function returned {qualified_name(type(result))}, which cannot be pickled: {describe(error)}"
@@ -140,6 +159,32 @@ class Calls:
         return segment._replace(data=None, url=name)
 
 
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+    """A cloudpickler that brings PyTorch's tensors home from the GPU: the client may have none."""
+
+    def __init__(self, file: io.BytesIO, **options: Any) -> None:
+        super().__init__(file, **options)
+        torch = sys.modules.get("torch")
+        # What every tensor is a view of, a parameter's and a model's too.
+        self._storage = torch.storage.TypedStorage if torch is not None else None
+
+    def reducer_override(self, value: Any) -> Any:
+        if self._storage is not None and isinstance(value, self._storage):
+            # Asked for in public ways, a typed storage warns of its own removal.
+            bytes_of_it = value._untyped_storage  # noqa: SLF001
+            if bytes_of_it.device.type != "cpu":
+                at_home = self._storage(wrap_storage=bytes_of_it.cpu(), dtype=value.dtype, _internal=True)
+                return at_home.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        return super().reducer_override(value)
+
+
+def dumps(value: Any, **options: Any) -> bytes:
+    """Pickle what goes back to the client."""
+    file = io.BytesIO()
+    _Pickler(file, **options).dump(value)
+    return file.getvalue()
+
+
 def map_file(path: str) -> memoryview:
     """Map a file privately: arrays that lie in it are writable, and what is written stays in this process."""
     with open(path, "rb") as file:
@@ -172,7 +217,7 @@ def exception_outcome(error: BaseException) -> Tuple[Dict[str, Any], List[Segmen
     # A StopIteration cannot be raised out of an `await`, and the others are meant for the container's own process.
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         try:
-            candidate = envelope.dump_value(error, cloudpickle.dumps)
+            candidate = envelope.dump_value(error, dumps)
             if type(envelope.load_value([s.data for s in candidate if s.data is not None])) is type(error):
                 segments = candidate
         except BaseException:  # noqa: BLE001 - pickling runs the user's code; the text is enough

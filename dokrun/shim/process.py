@@ -1,0 +1,96 @@
+"""The supervisor's side of a worker: a process that is started, told what to do, listened to, killed.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Dict, Iterator, Tuple
+
+from . import protocol
+
+# How long a dead worker's last words may take to arrive through the pipe.
+LAST_WORDS_S = 2.0
+# How long a worker has to write down where its threads are, before it is killed.
+STACKS_S = 0.5
+
+
+class Worker:
+    """A worker process. It makes a process group of its own, so that it ends with all its children."""
+
+    def __init__(self) -> None:
+        commands, self._commands = os.pipe()
+        self._answers, answers = os.pipe()
+        # The folder or archive that this package was loaded from runs as `python THAT worker …`.
+        archive = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+            [sys.executable, "-u", archive, "worker", str(commands), str(answers)],
+            stdin=subprocess.DEVNULL,
+            # Through one pipe, so that what a function prints stays in order; the service joins both anyway.
+            stderr=subprocess.STDOUT,
+            pass_fds=(commands, answers),
+            # The user's code has no business with the payload's URL, which is a signature.
+            env={k: v for k, v in os.environ.items() if k not in protocol.PAYLOAD_VARIABLES},
+        )
+        os.close(commands)
+        os.close(answers)
+        self._killed = False
+        self.events: queue.Queue[Tuple[str, Any]] = queue.Queue()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        threading.Thread(target=self._wait, daemon=True).start()
+
+    def send(self, command: Dict[str, Any]) -> None:
+        """Tell the worker something; if it is dead, its exit arrives as an event."""
+        try:
+            os.write(self._commands, json.dumps(command).encode() + b"\n")
+        except BrokenPipeError:
+            pass
+
+    def show_stacks(self) -> None:
+        """Have the worker write to the log where each of its threads is, even one that never lets go of the GIL."""
+        try:
+            os.kill(self._process.pid, protocol.STACKS_SIGNAL)
+        except ProcessLookupError:
+            return
+        time.sleep(STACKS_S)
+
+    def kill(self) -> None:
+        """End the worker and all its children. Once is enough: afterwards its group's number may be another's."""
+        if self._killed:
+            return
+        self._killed = True
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            pass
+        self._process.kill()  # it may not have made its group yet
+        self._process.wait()
+
+    def last_events(self) -> Iterator[Tuple[str, Any]]:
+        """Yield what has not been taken from the events, up to the exit, if that has not been taken itself."""
+        while True:
+            try:
+                event = self.events.get(timeout=LAST_WORDS_S + 1)
+            except queue.Empty:
+                return
+            yield event
+            if event[0] == "exit":
+                return
+
+    def _read(self) -> None:
+        with open(self._answers, encoding="utf-8") as answers:
+            for line in answers:
+                self.events.put(("answer", json.loads(line)))
+
+    def _wait(self) -> None:
+        status = self._process.wait()
+        # A child of the worker's may hold the pipe open for ever, so this wait has an end.
+        self._reader.join(LAST_WORDS_S)
+        self.events.put(("exit", status))
