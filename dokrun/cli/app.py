@@ -14,11 +14,16 @@ from rich.table import Table
 
 import dokrun
 from dokrun import config
+from dokrun.cli import image, registry
+from dokrun.cli.explain import explain
 from dokrun.errors import ConfigError
 
 app = typer.Typer(help="A cloud GPU that feels like a function call.", no_args_is_help=True, add_completion=True)
 show = typer.Typer(help="What dokrun is told.", no_args_is_help=True)
 app.add_typer(show, name="config")
+app.add_typer(image.app, name="image")
+app.add_typer(registry.registry, name="registry")
+app.command()(explain)
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
 
@@ -27,6 +32,7 @@ class Runtime(str, Enum):
     """What the emulator's tasks run as."""
 
     PROCESS = "process"
+    DOCKER = "docker"
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it so
@@ -57,13 +63,15 @@ def emulator(
     port: Annotated[int, typer.Option(help="Where it listens on 127.0.0.1; 0 is a free port.")] = 0,
     data: Annotated[Optional[Path], typer.Option(help="Keep tasks, artifacts and logs here over restarts.")] = None,  # noqa: UP045 - typer reads it at run time
     slots: Annotated[int, typer.Option(min=1, help="How many tasks run at once.")] = 1,
-    runtime: Annotated[Runtime, typer.Option(help="What tasks run as: processes of this machine.")] = Runtime.PROCESS,  # noqa: ARG001 - there is one so far, and it is checked
+    runtime: Annotated[
+        Runtime, typer.Option(help="What tasks run as: processes of this machine, or containers of Docker.")
+    ] = Runtime.PROCESS,
 ) -> None:
     """Serve DOK's API on this machine, until Ctrl-C."""
     from dokrun.emulator import Behaviour, Emulator
 
     try:
-        service = Emulator(port=port, data=data, behaviour=Behaviour(slots=slots))
+        service = Emulator(port=port, data=data, behaviour=Behaviour(slots=slots, runtime=runtime.value))
     except OSError as error:
         raise ConfigError(f"cannot listen on port {port}: {error.strerror}; try --port 0") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -17,14 +17,11 @@ from pathlib import Path
 from dokrun.api.models import ContainerRequest
 from dokrun.emulator.log import Log, Pipe
 from dokrun.emulator.reaper import Reaper, kill_session
+from dokrun.emulator.runtime import CannotStart
 
 
-class CannotStart(Exception):
-    """The container's main process cannot be started."""
-
-
-@dataclass
-class Running:
+@dataclass(frozen=True)
+class RunningProcess:
     """A task's main process, and where it leaves things."""
 
     process: asyncio.subprocess.Process
@@ -71,7 +68,7 @@ class ProcessRuntime:
             script.write_text(f'#!/bin/sh\nexec {shlex.quote(python)} "$@"\n')
             script.chmod(0o755)
 
-    async def start(self, task_id: str, container: ContainerRequest, log: Log) -> Running:
+    async def start(self, task_id: str, container: ContainerRequest, log: Log) -> RunningProcess:
         """Start a task's main process, whose output goes to the log.
 
         Raises:
@@ -107,7 +104,10 @@ class ProcessRuntime:
         finally:
             os.close(pipe.writer)
         self._reaper.started(process.pid)
-        return Running(process, folder, log, pipe, self._reaper)
+        return RunningProcess(process, folder, log, pipe, self._reaper)
+
+    def give_up(self, task_id: str) -> None:
+        """Do nothing: a process starts at once."""
 
     def close(self) -> None:
         """End the helper process."""

@@ -3,25 +3,29 @@
 A task's processes are a session, whatever process groups they form. On its standard input the helper is told which
 sessions run: `+123` when one has started, `-123` when it is gone, `.` when the emulator ends well. The end of the input
 comes even with a kill -9 of the writer; if no `.` came before it, the helper kills the sessions that are left and
-removes the folder. Stdlib only: it runs as `python reaper.py FOLDER`.
+removes the folder. Where tasks are containers it is told their engine and label instead, and removes those that are
+left. Stdlib only: it runs as `python reaper.py FOLDER [ENGINE LABEL]`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 
 class Reaper:
     """The emulator's side: starts the helper and tells it what runs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *engine_and_label: str) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-            [sys.executable, "-I", "-S", __file__, str(folder)],
+            [sys.executable, "-I", "-S", __file__, str(folder), *engine_and_label],
             stdin=subprocess.PIPE,
             # A Ctrl-C in the terminal must not reach it: it is needed just then.
             start_new_session=True,
@@ -84,7 +88,40 @@ def _is_in(pid: int, session: int) -> bool:
         return False
 
 
-def main(folder: str) -> None:
+def remove_containers(engine: str, label: str) -> None:
+    """Remove the containers that have a label, by a `unix://` socket or the docker command."""
+    for _ in range(3):
+        # One that was just being made when the emulator was killed comes late.
+        if engine.startswith("unix://"):
+            _remove_by_socket(engine.removeprefix("unix://"), label)
+        elif docker := shutil.which("docker"):
+            listed = subprocess.run(  # noqa: S603 - what the user's own engine is asked with
+                [docker, "ps", "-aq", "--filter", f"label={label}"], capture_output=True, text=True, check=False
+            ).stdout
+            subprocess.run([docker, "rm", "-fv", *listed.split()], capture_output=True, check=False)  # noqa: S603
+        time.sleep(0.5)
+
+
+def _remove_by_socket(path: str, label: str) -> None:
+    # Only where there are containers: the helper is to start fast.
+    from http.client import HTTPConnection
+    from urllib.parse import quote
+
+    def ask(method: str, target: str) -> bytes:
+        connection = HTTPConnection("localhost")
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.connect(path)
+        connection.request(method, target)
+        answer = connection.getresponse().read()
+        connection.close()
+        return answer
+
+    wanted = quote(json.dumps({"label": [label]}))
+    for container in json.loads(ask("GET", f"/containers/json?all=1&filters={wanted}")):
+        ask("DELETE", f"/containers/{container['Id']}?force=1&v=1")
+
+
+def main(folder: str, *engine_and_label: str) -> None:
     """Be the helper: follow standard input to its end, then clean up."""
     sessions: set[int] = set()
     for line in sys.stdin:
@@ -96,8 +133,13 @@ def main(folder: str) -> None:
             sessions.discard(int(line[1:]))
     for session in sessions:
         kill_session(session)
+    try:
+        if engine_and_label:
+            remove_containers(*engine_and_label)
+    except OSError:
+        pass  # the engine has gone, with all of its containers
     shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -19,6 +19,7 @@ import uvicorn
 from dokrun.emulator import webhooks
 from dokrun.emulator.account import Account
 from dokrun.emulator.clock import Clock, SystemClock
+from dokrun.emulator.docker import connect
 from dokrun.emulator.faults import FaultMiddleware, Faults
 from dokrun.emulator.faults import routes as fault_routes
 from dokrun.emulator.records import Records
@@ -49,6 +50,7 @@ class Emulator:
 
     Raises:
         ValueError: the token looks like that of a real API key.
+        ConfigError: its tasks are to run on a Docker engine, and none answers.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class Emulator:
         self.faults = Faults()
         self._clock = clock or SystemClock()
         self._behaviour = behaviour or Behaviour()
+        if self._behaviour.runtime == "docker":
+            connect().close()  # here, where it can still be told to whoever asked
         self._socket = _listen(port)
         self._scratch = Path(tempfile.mkdtemp(prefix="dokrun-emulator-"))
         self._data = data

@@ -18,16 +18,19 @@ from anyio import to_thread
 from dokrun.api import models
 from dokrun.emulator.artifacts import LARGEST_BYTES, Artifacts
 from dokrun.emulator.clock import Clock
+from dokrun.emulator.docker import DockerRuntime
 from dokrun.emulator.log import Log
-from dokrun.emulator.process import CannotStart, ProcessRuntime, Running
+from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.proxy import PublicPort
 from dokrun.emulator.records import Records
+from dokrun.emulator.runtime import CannotStart, NoImage, Running, Runtime
 from dokrun.emulator.task import TaskRecord
 
 T = TypeVar("T")
 
 # How long a container has between SIGTERM and SIGKILL.
 GRACE_S = 10.0
+RUNTIMES = ("process", "docker")
 
 
 @dataclass(frozen=True)
@@ -35,20 +38,35 @@ class Behaviour:
     """In what ways one emulator may differ from another.
 
     Attributes:
-        python: the interpreter that every image has.
+        runtime: what tasks run as: `process` is a process of this machine, `docker` a container of a Docker engine.
+        python: the interpreter that every image has, for the runtime `process`.
         slots: how many tasks run at once; a DOK project has one.
         keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
         largest_artifact_bytes: how much an artifact folder may hold.
         agreed: whether somebody has agreed to the terms of service.
         cut_s: after how many seconds without an answer the proxy of an http port cuts a request.
+        memory_bytes: how much memory a container may use; None is no limit. For the runtime `docker`.
+        read_only_root: whether a container can write nowhere but in `/tmp` and its artifact folder. Likewise.
+
+    Raises:
+        ValueError: there is no such runtime, or it cannot do what is asked.
     """
 
+    runtime: str = "process"
     python: str = sys.executable
     slots: int = 1
     keep_failed_artifacts: bool = False
     largest_artifact_bytes: int = LARGEST_BYTES
     agreed: bool = True
     cut_s: float = 60.0
+    memory_bytes: int | None = None
+    read_only_root: bool = False
+
+    def __post_init__(self) -> None:
+        if self.runtime not in RUNTIMES:
+            raise ValueError(f"runtime: {self.runtime!r} is not one of {', '.join(RUNTIMES)}")
+        if self.runtime != "docker" and (self.memory_bytes is not None or self.read_only_root):
+            raise ValueError("memory_bytes and read_only_root are for runtime='docker'")
 
 
 class Ended(Exception):
@@ -89,7 +107,7 @@ class Project:
         self._clock = clock
         self._behaviour = behaviour
         self._on_end = on_end
-        self._runtime = ProcessRuntime(scratch, behaviour.python)
+        self._runtime = _make_runtime(behaviour, scratch)
         self._closing = False
         self._line: deque[TaskRecord] = deque()
         self._running: dict[str, Running] = {}
@@ -115,8 +133,8 @@ class Project:
         if task.status == "waiting":
             self._line.remove(task)
             self._end(task, "canceled")
-        elif task.id in self._running:
-            self._running[task.id].kill()
+        else:
+            self._stop(task)
 
     def delete(self, task: TaskRecord) -> None:
         """Forget an ended task, its artifact and its log. Raises NotEnded."""
@@ -150,10 +168,17 @@ class Project:
         """End all tasks at once. Those that wait are kept as they are."""
         self._closing = True
         self._line.clear()
-        for running in self._running.values():
-            running.kill()
+        for task in self.tasks.values():
+            if task.status == "running":
+                self._stop(task)
         await asyncio.gather(*self._lives, return_exceptions=True)
         self._runtime.close()
+
+    def _stop(self, task: TaskRecord) -> None:
+        if task.id in self._running:
+            self._running[task.id].kill()
+        else:
+            self._runtime.give_up(task.id)
 
     def _restore(self) -> None:
         for task in self._records.all("task", TaskRecord):
@@ -181,16 +206,20 @@ class Project:
         life.result()  # a defect of the emulator's own is to be seen
 
     async def _live(self, task: TaskRecord) -> None:
-        task.start_at = task.updated_at = self._clock.now()
-        self.keep(task)
         log = Log(self.log_path(task))
         public = await self._open_port(task)
         try:
             running = await self._runtime.start(task.id, task.request.containers[0], log)
         except (CannotStart, OSError) as error:
-            task.exit_code, task.error_message, status = 127, str(error), "error"
+            # A shell's way to tell that there is no such program, and Docker's.
+            task.exit_code = None if isinstance(error, NoImage) else 127
+            task.error_message = str(error)
+            status = self._final_status(task, in_time=True)
         else:
+            # Not before: what comes until the container starts, as the image's pull, costs nothing.
+            task.start_at = task.updated_at = self._clock.now()
             self._running[task.id] = running
+            self.keep(task)
             if task.canceled_at is not None or self._closing:
                 running.kill()  # it was told to end while it was being started
             exit_code, in_time = await self._wait(running, task.request.execution_time_limit_sec)
@@ -251,6 +280,12 @@ class Project:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         alarm.cancel()
         return ended.done()
+
+
+def _make_runtime(behaviour: Behaviour, folder: Path) -> Runtime:
+    if behaviour.runtime == "docker":
+        return DockerRuntime(folder, memory_bytes=behaviour.memory_bytes, read_only_root=behaviour.read_only_root)
+    return ProcessRuntime(folder, behaviour.python)
 
 
 async def _off_loop(work: Callable[[], T]) -> T:

@@ -1,0 +1,222 @@
+"""The whole road in real containers: the client here, the shim and the user's function in an image that has Python."""
+
+from __future__ import annotations
+
+import io
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import contained
+import docker  # type: ignore[import-untyped]
+import httpx
+import pytest
+from conftest import point_at
+from containers import registry, slim_image
+
+import dokrun as dok
+from dokrun import engine
+from dokrun.api import Client
+from dokrun.emulator import Behaviour, Emulator
+from dokrun.emulator.objects import ObjectStore
+
+PATIENCE_S = 100.0
+MEMORY_BYTES = 256 << 20
+USER = 1000
+
+pytestmark = pytest.mark.skipif(
+    sys.version_info[:2] != (3, 11), reason="the image has Python 3.11, which reads no other version's pickles"
+)
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    return slim_image()
+
+
+@pytest.fixture(scope="module")
+def ordinary_user(image: str) -> Iterator[str]:
+    """An image in which everything runs as somebody who is not root and has no home."""
+    name = f"{registry()}/tests/ordinary-user"
+    client = docker.from_env()
+    try:
+        client.images.build(fileobj=io.BytesIO(f"FROM {image}\nUSER {USER}\n".encode()), tag=name, rm=True)
+        client.images.push(name)
+        yield name
+        client.images.remove(name)
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def dok_in_docker(image: str) -> Iterator[Emulator]:
+    with Emulator(behaviour=Behaviour(runtime="docker")) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def strict_dok(image: str) -> Iterator[Emulator]:
+    """DOK whose containers have little memory and cannot write to their root."""
+    behaviour = Behaviour(runtime="docker", memory_bytes=MEMORY_BYTES, read_only_root=True)
+    with Emulator(behaviour=behaviour) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def road(
+    dok_in_docker: Emulator, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.MonkeyPatch]:
+    """An account of this DOK, with a bucket."""
+    point_at(monkeypatch, dok_in_docker, store, tmp_path)
+    yield monkeypatch
+    engine.reset()
+
+
+@pytest.fixture
+def strict_road(
+    strict_dok: Emulator, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    point_at(monkeypatch, strict_dok, store, tmp_path)
+    yield
+    engine.reset()
+
+
+def failure(future: dok.Future[Any]) -> BaseException:
+    error = future.exception(timeout=PATIENCE_S)
+    assert error is not None
+    return error
+
+
+def test_a_value_comes_back_from_the_images_own_python(road: pytest.MonkeyPatch, image: str) -> None:
+    version, _, artifact_dir = contained.whereabouts.options(image=image)().result(timeout=PATIENCE_S)
+    assert version.startswith("3.11.")
+    assert artifact_dir == "/opt/artifact"
+
+
+def test_a_small_call_needs_no_bucket(road: pytest.MonkeyPatch, image: str) -> None:
+    for name in ("DOKRUN_BUCKET", "DOKRUN_S3_ENDPOINT_URL", "DOKRUN_S3_ACCESS_KEY_ID", "DOKRUN_S3_SECRET_ACCESS_KEY"):
+        road.delenv(name)
+    assert contained.add.options(image=image)(2, 3).result(timeout=PATIENCE_S) == 5
+
+
+def test_a_large_argument_and_result_travel(road: pytest.MonkeyPatch, image: str) -> None:
+    data = bytes(range(256)) * (32 << 10)
+    assert contained.double.options(image=image)(data).result(timeout=PATIENCE_S) == data + data
+
+
+def test_an_exception_comes_back_as_itself(road: pytest.MonkeyPatch, image: str) -> None:
+    error = failure(contained.refuse.options(image=image)(7))
+    assert isinstance(error, contained.Refusal)
+    assert error.code == 7
+    assert "in refuse" in "".join(traceback.format_exception(error))
+
+
+def test_what_is_printed_comes_in_order(road: pytest.MonkeyPatch, image: str, dok_in_docker: Emulator) -> None:
+    future = contained.talk.options(image=image)()
+    future.result(timeout=PATIENCE_S)
+    with Client(dok_in_docker.token, dok_in_docker.secret, base_url=dok_in_docker.api_url) as client:
+        output = httpx.get(client.tasks.output_url(str(future.task_id))).text
+    assert "one\ntwo and three\nfour\nfive\n" in output
+
+
+def test_sys_exit_is_told_as_an_exit(road: pytest.MonkeyPatch, image: str) -> None:
+    error = failure(contained.exit_with.options(image=image)(3))
+    assert isinstance(error, dok.WorkerDied)
+    assert (error.ran, error.exit_code, error.signal) == ("yes", 3, None)
+
+
+def test_a_crash_is_told_with_its_signal(road: pytest.MonkeyPatch, image: str) -> None:
+    error = failure(contained.crash.options(image=image)())
+    assert isinstance(error, dok.WorkerDied)
+    assert (error.ran, error.exit_code, error.signal) == ("yes", None, signal.SIGSEGV)
+
+
+@pytest.mark.parametrize("function", [contained.sleep, contained.keep_the_lock], ids=["sleeps", "keeps the GIL"])
+def test_a_call_ends_at_its_timeout_which_may_be_shorter_than_doks(
+    road: pytest.MonkeyPatch, image: str, function: Any
+) -> None:
+    error = failure(function.options(image=image, timeout=4)(600))
+    assert isinstance(error, dok.CallTimeout)
+    assert error.ran == "yes"
+
+
+def test_files_come_back(road: pytest.MonkeyPatch, image: str, tmp_path: Path) -> None:
+    future = contained.leave_files.options(image=image)()
+    future.result(timeout=PATIENCE_S)
+    assert sorted(file.name for file in future.files()) == ["deep/model.bin", "notes.txt"]
+    future.download(tmp_path / "here")
+    assert (tmp_path / "here" / "deep" / "model.bin").read_bytes() == b"weights"
+    assert (tmp_path / "here" / "notes.txt").read_text() == "fine"
+
+
+def test_an_ordinary_user_runs_a_call_and_leaves_files(
+    road: pytest.MonkeyPatch, ordinary_user: str, tmp_path: Path
+) -> None:
+    assert contained.whereabouts.options(image=ordinary_user)().result(timeout=PATIENCE_S)[1] == USER
+    future = contained.leave_files.options(image=ordinary_user)()
+    future.result(timeout=PATIENCE_S)
+    future.download(tmp_path / "here")
+    assert (tmp_path / "here" / "notes.txt").read_text() == "fine"
+
+
+@pytest.mark.usefixtures("strict_road")
+@pytest.mark.parametrize("user", ["root", "ordinary"])
+def test_with_a_read_only_root_a_call_runs_as_any_user(image: str, ordinary_user: str, user: str) -> None:
+    function = contained.try_to_write.options(image=image if user == "root" else ordinary_user)
+    assert function().result(timeout=PATIENCE_S) == {"/usr": False, "/tmp": True, "/opt/artifact": True}
+
+
+@pytest.mark.usefixtures("strict_road")
+def test_want_of_memory_is_told_as_such(image: str) -> None:
+    error = failure(contained.use_memory.options(image=image)(4 * MEMORY_BYTES))
+    assert isinstance(error, dok.OutOfMemory)
+    assert (error.ran, error.signal) == ("yes", signal.SIGKILL)
+
+
+@pytest.mark.usefixtures("strict_road")
+def test_a_kill_for_another_reason_is_not_taken_for_want_of_memory(image: str) -> None:
+    error = failure(contained.kill_myself.options(image=image)())
+    assert type(error) is dok.WorkerDied
+    assert (error.ran, error.signal) == ("yes", signal.SIGKILL)
+
+
+def test_an_image_is_built_once_pinned_by_digest_and_found_again_without_an_engine(
+    road: pytest.MonkeyPatch, dok_in_docker: Emulator, image: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    road.setenv("DOKRUN_REGISTRY", f"{registry()}/tests")
+    (tmp_path / "data.txt").write_text(f"from {tmp_path}")  # another content for each run, so that it is built
+    built = dok.Image.from_registry(image).env(MADE="in the image").copy(tmp_path / "data.txt", "/srv/")
+    first = contained.read.options(image=built)("/srv/data.txt")
+    assert first.result(PATIENCE_S) == (f"from {tmp_path}", "in the image")
+    assert "Step 1/" in capfd.readouterr().err, "whoever waits for a build sees it"
+    engine.reset()
+    road.setenv("DOCKER_HOST", f"unix://{tmp_path}/no-engine.sock")
+    again = contained.read.options(image=built)("/srv/data.txt")
+    assert again.result(PATIENCE_S) == (f"from {tmp_path}", "in the image")
+    with Client(dok_in_docker.token, dok_in_docker.secret, base_url=dok_in_docker.api_url) as client:
+        used = {client.tasks.get(str(future.task_id)).containers[0].image for future in (first, again)}
+    assert len(used) == 1
+    assert used.pop().startswith(f"{registry()}/tests/dokrun@sha256:")
+
+
+@pytest.mark.usefixtures("road")
+def test_an_image_that_tells_of_another_python_is_refused_before_anything_is_submitted(
+    dok_in_docker: Emulator, image: str
+) -> None:
+    name = f"{registry()}/tests/other-python:1"
+    engine_client = docker.from_env()
+    try:
+        text = f"FROM {image}\nENV PYTHON_VERSION=3.9.1\n"
+        engine_client.images.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True)
+        engine_client.images.push(name)
+    finally:
+        engine_client.close()
+    with Client(dok_in_docker.token, dok_in_docker.secret, base_url=dok_in_docker.api_url) as client:
+        before = client.tasks.list().meta.count
+        with pytest.raises(dok.VersionMismatch, match=r"has Python 3\.9\.1.*debian_slim\(\"3\.11\"\)") as caught:
+            contained.add.options(image=name)(1, 2).result(PATIENCE_S)
+        assert caught.value.ran == "no"
+        assert client.tasks.list().meta.count == before

@@ -1,0 +1,303 @@
+"""The emulator's runtime `docker`: tasks are real containers, and nothing of them stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import docker  # type: ignore[import-untyped]
+import httpx
+import pytest
+from clocks import ManualClock
+from containers import registry, slim_image
+from emulated import STAYS, Line, request
+from test_emulator import artifact_of, exit_code
+
+from dokrun.api import Client, models
+from dokrun.emulator import Behaviour, Emulator
+from dokrun.errors import ConfigError
+
+PATIENCE_S = 60.0
+Lines = Callable[[str], Line]
+
+
+@pytest.fixture(scope="module")
+def image() -> str:
+    return slim_image()
+
+
+@pytest.fixture(scope="module")
+def talkative(image: str) -> Iterator[str]:
+    """An image that has a program of its own."""
+    name = f"{registry()}/tests/talkative:1"
+    lines = [f"FROM {image}", 'ENTRYPOINT ["echo", "own entrypoint"]', 'CMD ["own command"]', ""]
+    client = docker.from_env()
+    try:
+        client.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=name, rm=True)
+        client.images.push(name)
+        yield name
+        client.images.remove(name)
+    finally:
+        client.close()
+
+
+@pytest.fixture(scope="module")
+def dok(image: str) -> Iterator[Emulator]:
+    with Emulator(behaviour=Behaviour(runtime="docker")) as dok:
+        yield dok
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Make lines to tasks; at the end all are cut."""
+    with contextlib.ExitStack() as open_lines:
+
+        def make(code: str) -> Line:
+            line = Line(code)
+            line._server.settimeout(PATIENCE_S)
+            open_lines.callback(line.hang_up)
+            return line
+
+        yield make
+
+
+def end_of(client: Client, task: models.Task) -> models.Task:
+    """Wait until a task has ended; a container takes longer than a process, above all on a busy machine."""
+    for _ in range(int(PATIENCE_S / 0.02)):
+        if (now := client.tasks.get(task.id)).ended:
+            return now
+        threading.Event().wait(0.02)
+    raise AssertionError(f"task {task.id} does not end")
+
+
+def run(client: Client, code: str, image: str, **container: Any) -> models.Task:
+    return end_of(client, client.tasks.create(request(code, image=image, **container)))
+
+
+def output_of(client: Client, task: models.Task) -> bytes:
+    return httpx.get(client.tasks.output_url(task.id)).content
+
+
+def containers(label: str = "dokrun.emulator") -> list[str]:
+    listed = subprocess.run(
+        ["docker", "ps", "-aq", "--filter", f"label={label}"], capture_output=True, text=True, check=True
+    )
+    return listed.stdout.split()
+
+
+def test_output_is_in_the_log_in_order_byte_by_byte(client: Client, image: str) -> None:
+    code = "import os\nfor n in range(2000): os.write(1, b'%d\\n' % n)\nos.write(1, b'\\xff no end of line')"
+    task = run(client, code, image)
+    assert (task.status, exit_code(task)) == ("done", 0)
+    expected = b"".join(b"%d\n" % n for n in range(2000)) + b"\xff no end of line"
+    assert output_of(client, task) == expected
+
+
+def test_standard_error_is_in_the_log_too(client: Client, image: str) -> None:
+    assert output_of(client, run(client, "import os; os.write(2, b'oh')", image)) == b"oh"
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "expected"),
+    [("exit(3)", "error", 3), ("import ctypes; ctypes.string_at(0)", "error", 128 + signal.SIGSEGV)],
+)
+def test_the_exit_status_is_the_main_processs(
+    client: Client, image: str, code: str, status: str, expected: int
+) -> None:
+    task = run(client, code, image)
+    assert (task.status, exit_code(task)) == (status, expected)
+
+
+def test_a_task_sees_its_image_and_its_own_environment(client: Client, image: str) -> None:
+    code = "import json, os, pathlib; print(json.dumps([dict(os.environ), os.getcwd()]))"
+    task = run(client, code, image, environment={"ONE": "1"})
+    environment, folder = json.loads(output_of(client, task))
+    assert environment["ONE"] == "1"
+    assert environment["SAKURA_TASK_ID"] == task.id
+    assert environment["SAKURA_ARTIFACT_DIR"] == "/opt/artifact"
+    assert environment["PYTHON_VERSION"].startswith("3.11.")
+    assert "DOCKER_HOST" not in environment
+    assert folder == "/"
+
+
+@pytest.mark.parametrize(
+    ("entrypoint", "command", "expected"),
+    [
+        ([], [], "own entrypoint own command"),
+        ([], ["given"], "own entrypoint given"),
+        (["echo", "given"], ["too"], "given too"),
+    ],
+)
+def test_where_no_program_is_named_the_images_own_runs(
+    client: Client, talkative: str, entrypoint: list[str], command: list[str], expected: str
+) -> None:
+    task = run(client, "", talkative, entrypoint=entrypoint, command=command)
+    assert output_of(client, task).decode().strip() == expected
+
+
+def test_a_task_that_has_ended_leaves_no_container(client: Client, image: str) -> None:
+    before = containers()
+    run(client, "", image)
+    assert containers() == before
+
+
+def test_what_is_in_the_artifact_folder_comes_back(client: Client, image: str) -> None:
+    code = "import os; open(os.environ['SAKURA_ARTIFACT_DIR'] + '/model', 'w').write('weights')"
+    assert artifact_of(client, run(client, code, image)) == {"./model": b"weights"}
+
+
+def test_an_image_that_cannot_be_pulled_is_an_error_and_costs_nothing(client: Client, image: str) -> None:
+    task = run(client, "", image.replace("python", "no-such-image"))
+    container = task.containers[0]
+    assert (task.status, container.exit_code) == ("error", None)
+    assert (container.start_at, container.execution_seconds) == (None, None)
+    assert "the image cannot be pulled" in (task.error_message or "")
+
+
+@pytest.fixture
+def silent_registry() -> Iterator[socket.socket]:
+    """A registry that takes requests and answers none."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(PATIENCE_S)
+        yield server
+
+
+def test_a_task_that_is_cancelled_while_its_image_is_pulled_ends_at_once(
+    client: Client, image: str, silent_registry: socket.socket
+) -> None:
+    host, port = silent_registry.getsockname()
+    task = client.tasks.create(request(image=f"{host}:{port}/image:1"))
+    with silent_registry.accept()[0]:
+        client.tasks.cancel(task.id)
+        ended = end_of(client, task)
+    assert (ended.status, exit_code(ended), ended.containers[0].start_at) == ("canceled", None, None)
+
+
+def test_an_emulator_that_is_closed_while_an_image_is_pulled_does_not_wait_for_it(
+    image: str, silent_registry: socket.socket
+) -> None:
+    host, port = silent_registry.getsockname()
+    dok = Emulator(behaviour=Behaviour(runtime="docker")).start()
+    with Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+        own.tasks.create(request(image=f"{host}:{port}/image:1"))
+    with silent_registry.accept()[0]:
+        dok.close()
+
+
+def test_a_program_that_is_not_in_the_image_is_an_error_that_names_it(client: Client, image: str) -> None:
+    task = run(client, "", image, entrypoint=["/no/such/program"])
+    assert (task.status, exit_code(task)) == ("error", 127)
+    assert "/no/such/program" in (task.error_message or "")
+    assert task.containers[0].execution_seconds is None
+
+
+def test_cancelling_a_task_ends_its_container_with_all_its_processes(client: Client, image: str, lines: Lines) -> None:
+    main, child = lines(STAYS), lines(STAYS)
+    code = f"import os\nif os.fork(): exec({main.code!r})\nelse: os.setsid(); exec({child.code!r})"
+    task = client.tasks.create(request(code, image=image))
+    assert (main.hear(), child.hear()) == ("R", "R")
+    client.tasks.cancel(task.id)
+    assert (main.hear(), child.hear()) == ("", "")
+    ended = end_of(client, task)
+    assert (ended.status, exit_code(ended)) == ("canceled", 128 + signal.SIGKILL)
+
+
+@pytest.mark.parametrize("heeds", [True, False])
+def test_a_task_beyond_its_time_limit_is_asked_to_end_and_then_killed(image: str, lines: Lines, heeds: bool) -> None:  # noqa: FBT001 - pytest names it
+    clock = ManualClock()
+    # A container's main process hears only the signals that it has handlers for.
+    handler = "line.sendall(b'T'); os._exit(7)" if heeds else "line.sendall(b'T')"
+    line = lines(
+        f"signal.signal(15, lambda *_: exec({handler!r}, globals())); line.sendall(b'R')\nwhile True: signal.pause()"
+    )
+    behaviour = Behaviour(runtime="docker")
+    with Emulator(clock=clock, behaviour=behaviour) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+        task = own.tasks.create(request(line.code, image=image))
+        assert line.hear() == "R"
+        clock.wait_for_sleeper(600)
+        clock.pass_time(600)
+        assert line.hear() == "T"
+        if not heeds:
+            clock.wait_for_sleeper(10)
+            clock.pass_time(10)
+        assert line.hear() == ""
+        ended = end_of(own, task)
+    assert (ended.status, exit_code(ended)) == ("aborted", 7 if heeds else 128 + signal.SIGKILL)
+
+
+def test_a_closed_emulator_has_removed_its_containers(image: str, lines: Lines) -> None:
+    before = containers()
+    line = lines(STAYS)
+    behaviour = Behaviour(runtime="docker")
+    with Emulator(behaviour=behaviour) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+        own.tasks.create(request(line.code, image=image))
+        assert line.hear() == "R"
+        assert len(containers()) == len(before) + 1
+    assert line.hear() == ""
+    assert containers() == before
+
+
+HOST = """
+import os, signal
+from dokrun.api import Client, models
+from dokrun.emulator import Behaviour, Emulator
+
+dok = Emulator(behaviour=Behaviour(runtime="docker")).start()
+container = models.ContainerRequest(os.environ["IMAGE"], ["-c", os.environ["CODE"]], ["python3"], "v100-32gb")
+request = models.CreateTaskRequest("test", [container], [], None)
+Client(dok.token, dok.secret, base_url=dok.api_url).tasks.create(request)
+signal.pause()
+"""
+
+
+def test_nothing_is_left_of_an_emulator_whose_process_is_killed(image: str, lines: Lines, tmp_path: Path) -> None:
+    before = containers()
+    line = lines(STAYS)
+    environment = {**os.environ, "CODE": line.code, "IMAGE": image, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen([sys.executable, "-c", HOST], env=environment, stdout=subprocess.PIPE) as host:
+        try:
+            assert line.hear() == "R"
+            assert len(containers()) == len(before) + 1
+        finally:
+            host.kill()
+        assert line.hear() == ""
+        host.communicate(timeout=PATIENCE_S)  # the helper holds the output as well, so this waits for both
+    assert containers() == before
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_an_engine_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with pytest.raises(ConfigError, match=r"no Docker engine answers at .*start Docker or set DOCKER_HOST"):
+        Emulator(behaviour=Behaviour(runtime="docker"))
+
+
+def test_the_command_without_an_engine_is_one_line_and_status_1(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [Path(sys.executable).with_name("dokrun"), "emulator", "--runtime", "docker"],
+        env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.count("\n") == 1
+    assert "no Docker engine answers" in done.stderr
+
+
+def test_a_wrong_runtime_names_both() -> None:
+    with pytest.raises(ValueError, match="'podman' is not one of process, docker"):
+        Behaviour(runtime="podman")
+    with pytest.raises(ValueError, match="are for runtime='docker'"):
+        Behaviour(memory_bytes=1 << 30)
