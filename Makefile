@@ -24,6 +24,8 @@ format: .venv/ready
 bench: .venv/ready
 	-$(BIN)/python benchmarks/run.py
 	-$(BIN)/python benchmarks/emulator.py
+	-$(BIN)/python benchmarks/shim.py
+	-$(BIN)/python benchmarks/images.py
 
 # Hashes of what is installed, for every supported Python. Needs uv.
 lock:

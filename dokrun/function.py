@@ -10,7 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dokrun.errors import OptionError, suggest
 from dokrun.options import GivenOptions, Options
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from dokrun.cost import Price
+    from dokrun.engine import Call
     from dokrun.future import Future
 
 P = ParamSpec("P")
@@ -51,17 +52,22 @@ class RemoteFunction(Generic[P, R_co]):
             NotSerializable: an argument cannot be pickled; names which, and where inside it.
             ConfigError: the profile is not complete.
         """
-        self._check_arguments(args, kwargs)
-        if protocol.CALL_ID in os.environ:
-            raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
+        call = self._call(args, kwargs)
         from dokrun import engine
 
-        call = engine.Call(self._function, self._signature, self.__name__, args, kwargs)
         return engine.get(self._options.profile).call(call, self._options)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here and now, without pickling anything."""
         return self._function(*args, **kwargs)
+
+    @property
+    def rehearse(self) -> Rehearsal[P, R_co]:
+        """Run the function here through all that a real call goes through, for nothing: `f.rehearse(…)`.
+
+        `f.rehearse.in_container(…)` does so in the call's image, where there is a Docker engine.
+        """
+        return Rehearsal(self._rehearse)
 
     def options(self, **changed: Unpack[GivenOptions]) -> RemoteFunction[P, R_co]:
         """Make a copy with other options, which are those of `remote`; `env` and `tags` are replaced whole.
@@ -95,6 +101,20 @@ class RemoteFunction(Generic[P, R_co]):
         """Tell the function's name and plan."""
         return f"<dokrun.RemoteFunction {self.__name__} plan={self._options.plan}>"
 
+    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+        self._check_arguments(args, kwargs)
+        if protocol.CALL_ID in os.environ:
+            raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
+        from dokrun import engine
+
+        return engine.Call(self._function, self._signature, self.__name__, args, kwargs)
+
+    def _rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, container: bool) -> R_co:
+        call = self._call(args, kwargs)
+        from dokrun import engine
+
+        return cast("R_co", engine.rehearse(call, self._options, container=container))
+
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
             self._signature.bind(*args, **kwargs)
@@ -107,6 +127,25 @@ class RemoteFunction(Generic[P, R_co]):
             bare = [p.replace(annotation=p.empty, default=p.empty) for p in parameters]
             names = self._signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
             raise OptionError(f"{self.__name__}{names}: {error}{hint}") from None
+
+
+class Rehearsal(Generic[P, R_co]):
+    """A remote function whose calls run here: the same pickles, the same files of yours, the same shim.
+
+    A missing file, a value that cannot be pickled, an exception: all show before a GPU is paid for. Both ways raise
+    what `future.result()` would, and before that OptionError and NotSerializable as a call does.
+    """
+
+    def __init__(self, run: Callable[..., R_co]) -> None:
+        self._run = run
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it in a child process, with this machine's Python and its installed packages."""
+        return self._run(args, kwargs, container=False)
+
+    def in_container(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
+        """Run it in a container of the local Docker engine, in the call's own image. Raises ImageError too."""
+        return self._run(args, kwargs, container=True)
 
 
 class Decorator(Protocol):
@@ -131,11 +170,15 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     Args:
         function: the function, where `@remote` is written without parentheses.
         plan: the machine: v100-32gb, h100-80gb, … (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
-        image: any image that has Python of this version; else the official slim one of the client's own version.
+        image: a `dok.Image`, or the name of any image that has Python of this version, which is used as it is; without
+            one, the official slim image of the client's own version.
         timeout: how long a call may take, as "2h", "90s", seconds or a timedelta; one hour if nothing is said.
             The task gets a time limit of its own somewhat above it, since without one the service allows 20 days.
         env: environment variables for the container. The project's members can read them.
         tags: more tags for the task.
+        include: more files of yours that go along: paths and patterns, from the folder of the function's top-level
+            module, or of the script.
+        exclude: patterns, as in .gitignore, of files that stay here.
         name: the name that the task bears, in place of the function's.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named.

@@ -28,12 +28,15 @@ if TYPE_CHECKING:
     assert_type(train("a", epochs=2), dok.Future[float])
     assert_type(train("a").result(timeout=1.0), float)
     assert_type(train.local("a"), float)
+    assert_type(train.rehearse("a", epochs=2), float)
+    assert_type(train.rehearse.in_container("a"), float)
     assert_type(train.options(plan="v100-32gb")("a"), dok.Future[float])
     assert_type(plain(1).result(), list[int])
     assert_type(Model().fit(3), dok.Future[str])
     assert_type(dok.prices(), dict[str, dok.Price])
 
     train(1)  # type: ignore[arg-type]
+    train.rehearse(1)  # type: ignore[arg-type]
     train("a", epoch=1)  # type: ignore[call-arg]
     train.options(plan=1)  # type: ignore[arg-type]
     dok.remote(pln="h100-80gb")  # type: ignore[call-overload]

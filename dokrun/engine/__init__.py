@@ -2,5 +2,6 @@
 
 from dokrun.engine.engine import Engine, get, reset
 from dokrun.engine.prepare import Call
+from dokrun.engine.rehearse import rehearse
 
-__all__ = ["Call", "Engine", "get", "reset"]
+__all__ = ["Call", "Engine", "get", "rehearse", "reset"]

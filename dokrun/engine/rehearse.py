@@ -1,0 +1,126 @@
+"""The whole road without the service: the same pickles, files and shim, in a child process or container here.
+
+What would fail in a container for want of a file, a module or a picklable value fails here, and costs nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dokrun import config
+from dokrun.api.models import Task
+from dokrun.engine.archive import extract_own
+from dokrun.engine.collect import read_outcomes
+from dokrun.engine.engine import get
+from dokrun.engine.images import Images
+from dokrun.engine.prepare import Call, Job, prepare
+from dokrun.image.container import run
+from dokrun.options import Options
+from dokrun.payload import shim
+from dokrun.shim import protocol
+from dokrun.shim.envelope import pack
+
+# Where the payload lies in a container.
+_PAYLOAD = "/opt/dokrun-payload"
+# What a container's environment would not have is left out; what this machine's Python cannot run without stays.
+_KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
+
+
+def rehearse(call: Call, options: Options, *, container: bool) -> Any:
+    """Run a call through the real shim, and return or raise what its future would.
+
+    In a child process, which has this interpreter and its installed packages, an empty folder to begin in, the call's
+    own environment, and of the user's files only those that would go along; or in a container of the local Docker
+    engine, which has the call's image, built and pushed if need be. What it prints is printed here; what it leaves in
+    `dok.artifact_dir()` is removed.
+
+    Raises:
+        NotSerializable: an argument or the function cannot be pickled.
+        SourceTooLarge: the user's files that would go along are too many.
+        ImageError: the image cannot be made ready, or no Docker engine answers.
+        CallFailed: any of its kinds, as from `future.result()`.
+    """
+    settings = config.load(options.profile)
+    merged = options.over(settings.defaults)
+    job = prepare(call, merged.plan or "rehearsal", merged)
+    with tempfile.TemporaryDirectory(prefix="dokrun-") as name:
+        folder = Path(name)
+        (folder / "artifact").mkdir()
+        if container:
+            _run_in_container(job, folder)
+        else:
+            _run(job, folder)
+        task = Task(id="rehearsal", status="done")
+        outcome = read_outcomes(job, task, folder / "artifact", settings.state_dir / "results")[0]
+    if outcome.error is not None:
+        raise outcome.error
+    return outcome.value
+
+
+def _run_in_container(job: Job, folder: Path) -> None:
+    engine = get(job.options.profile)
+    images = Images(replace(engine.settings, uses_images=True), engine.client)
+    payload = pack(dict(job.header), job.segments)
+    archive = folder / "artifact.tar.gz"
+    run(
+        images.ready(job.options.image).reference,
+        entrypoint=shim.ENTRYPOINT,
+        command=shim.command(None, None),
+        environment={**job.options.env, **_told(payload, f"file://{_PAYLOAD}", "/opt/artifact")},
+        given={_PAYLOAD: payload},
+        left="/opt/artifact",
+        archive=archive,
+        progress=lambda text: print(text, end=""),
+    )
+    extract_own(archive, folder / "artifact")
+
+
+def _told(payload: bytes, url: str, artifact_dir: str) -> dict[str, str]:
+    return {
+        protocol.TASK_ID: "rehearsal",
+        protocol.ARTIFACT_DIR: artifact_dir,
+        protocol.PAYLOAD_URL: url,
+        protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
+        protocol.PAYLOAD_SIZE: str(len(payload)),
+    }
+
+
+def _run(job: Job, folder: Path) -> None:
+    for inner in ("home", "tmp"):
+        (folder / inner).mkdir()
+    payload = pack(dict(job.header), job.segments)
+    path = folder / "payload"
+    path.write_bytes(payload)
+    environment = {
+        **{name: os.environ[name] for name in _KEPT if name in os.environ},
+        "HOME": str(folder / "home"),
+        "TMPDIR": str(folder / "tmp"),
+        **job.options.env,
+        **_told(payload, path.as_uri(), str(folder / "artifact")),
+    }
+    command = [sys.executable, "-u", "-c", *shim.command(None, None)]
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
+        command,
+        cwd=folder / "home",
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+    )
+    try:
+        # Not handed down: a notebook's output is not this process's standard output.
+        for line in process.stdout or ():
+            print(line, end="")
+    finally:
+        # A Ctrl-C ends the supervisor in its own way, which ends its workers.
+        process.terminate()
+        process.communicate()

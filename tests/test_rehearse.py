@@ -1,0 +1,131 @@
+"""A rehearsal finds here, for nothing, what would fail on a GPU: the import, the pickle, the exception."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import textwrap
+import threading
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+from containers import registry, slim_image
+
+import dokrun as dok
+from dokrun.api import Client
+
+pytestmark = pytest.mark.usefixtures("account")
+
+
+@dok.remote(plan="h100-80gb", env={"TOLD": "by the call"})
+def look(value: Any) -> tuple[Any, str, str, str | None]:
+    print("looking", flush=True)
+    return value, str(Path.cwd()), os.environ["TOLD"], os.environ.get("DOKRUN_BUCKET")
+
+
+@dok.remote(plan="h100-80gb")
+def fail(message: str) -> None:
+    raise LookupError(message)
+
+
+@dok.remote(plan="h100-80gb")
+def exit_with(status: int) -> None:
+    os._exit(status)
+
+
+@dok.remote(plan="h100-80gb", timeout=0.5)
+def stay() -> None:
+    threading.Event().wait()
+
+
+def test_a_rehearsal_returns_the_value_prints_here_and_creates_no_task(
+    client: Client, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = client.tasks.list().meta.count
+    value, folder, told, bucket = look.rehearse({"large": bytes(3_000_000)})
+    assert value == {"large": bytes(3_000_000)}
+    assert folder != str(Path.cwd())
+    assert (told, bucket) == ("by the call", None), "the client's own environment stays here"
+    assert capsys.readouterr().out == "looking\n"
+    assert client.tasks.list().meta.count == before
+
+
+def test_a_rehearsal_raises_what_the_function_raises_with_the_traceback_there() -> None:
+    with pytest.raises(LookupError, match="missing") as caught:
+        fail.rehearse("missing")
+    assert "in fail" in str(caught.value.__cause__)
+
+
+def test_a_rehearsal_that_dies_or_stays_too_long_is_told_as_on_a_gpu() -> None:
+    with pytest.raises(dok.WorkerDied, match="exit status 7"):
+        exit_with.rehearse(7)
+    with pytest.raises(dok.CallTimeout):
+        stay.rehearse()
+
+
+def test_arguments_that_do_not_fit_or_cannot_be_pickled_are_refused_before_anything_runs() -> None:
+    with pytest.raises(dok.OptionError, match="missing a required argument"):
+        look.rehearse()  # type: ignore[call-arg]
+    with pytest.raises(dok.NotSerializable, match="argument value"):
+        look.rehearse(threading.Lock())
+
+
+def test_a_rehearsal_finds_what_is_imported_from_a_folder_that_does_not_travel(tmp_path: Path) -> None:
+    (tmp_path / "hidden.py").write_text("ONE = 1\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import importlib
+            import dokrun as dok
+
+            @dok.remote(plan="v100-32gb", profile="local")
+            def work():
+                return importlib.import_module("hid" + "den").ONE
+
+            assert work.local() == 1
+            try:
+                work.rehearse()
+            except ModuleNotFoundError as error:
+                print(error)
+        """)
+    )
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == "No module named 'hidden'\n", done.stderr
+
+
+def where() -> tuple[str, int, bool]:
+    """Say where this runs; it travels by value, since its module imports what a bare image has not."""
+    print("in the container", flush=True)
+    (dok.artifact_dir() / "left").write_text("anybody may")
+    return platform.python_version(), os.getuid(), Path("/opt/dokrun-payload").exists()
+
+
+def by_value(image: str) -> dok.RemoteFunction[[], tuple[str, int, bool]]:
+    copied = types.FunctionType(where.__code__, {"dok": dok, "os": os, "platform": platform, "Path": Path}, "where")
+    copied.__module__ = "__main__"
+    return dok.remote(plan="h100-80gb", image=image)(copied)
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="Debian's Python, which the image has, is 3.11")
+def test_a_rehearsal_in_a_container_runs_in_the_calls_own_image(capsys: pytest.CaptureFixture[str]) -> None:
+    version, user, contained = by_value(slim_image()).rehearse.in_container()
+    assert version.startswith("3.11.")
+    assert (user, contained) == (0, True)
+    assert capsys.readouterr().out == "in the container\n"
+    assert not Path("/opt/dokrun-payload").exists(), "nothing of it is on this machine"
+
+
+def test_a_rehearsal_in_a_container_of_another_image_says_so() -> None:
+    with pytest.raises(dok.ImageError, match="no-such-image"):
+        by_value(f"{registry()}/no-such-image:1").rehearse.in_container()
