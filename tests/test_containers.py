@@ -22,6 +22,10 @@ from dokrun import engine
 from dokrun.api import Client
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.objects import ObjectStore
+from dokrun.engine.archive import extract_own
+from dokrun.image import container
+from dokrun.payload import shim
+from dokrun.shim import protocol
 
 PATIENCE_S = 100.0
 MEMORY_BYTES = 256 << 20
@@ -220,3 +224,25 @@ def test_an_image_that_tells_of_another_python_is_refused_before_anything_is_sub
             contained.add.options(image=name)(1, 2).result(PATIENCE_S)
         assert caught.value.ran == "no"
         assert client.tasks.list().meta.count == before
+
+
+@pytest.mark.parametrize("baked", [True, False], ids=["the same bytes", "another version's"])
+def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
+    image: str, tmp_path: Path, *, baked: bool
+) -> None:
+    data = shim.build().data
+    # What the command would have to fetch is not there, so it can only run what the image has.
+    status = container.run(
+        image,
+        entrypoint=shim.ENTRYPOINT,
+        command=shim.command("http://127.0.0.1:1/shim", "no payload"),
+        environment={"SAKURA_ARTIFACT_DIR": "/opt/artifact"},
+        given={shim.BAKED_PATH: data if baked else data[:-1]},
+        left="/opt/artifact",
+        archive=tmp_path / "artifact.tar.gz",
+        progress=print,
+    )
+    (tmp_path / "out").mkdir()
+    extract_own(tmp_path / "artifact.tar.gz", tmp_path / "out")
+    assert (status == 0) is baked
+    assert (tmp_path / "out" / protocol.MANIFEST).exists() is baked

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from emulated import PATIENCE_S, STAYS, Line, end_of, request
 from dokrun import errors
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator
+from dokrun.emulator.reaper import Reaper
 
 Lines = Callable[[str], Line]
 
@@ -247,6 +249,7 @@ HOST = """
 import os, signal
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator
+from dokrun.emulator.reaper import Reaper
 
 dok = Emulator().start()
 container = models.ContainerRequest("any", ["-c", os.environ["CODE"]], ["python3"], "v100-32gb")
@@ -287,3 +290,23 @@ def test_a_task_whose_children_make_groups_of_their_own_ends_with_them(client: C
     assert line.hear() == "R"
     client.tasks.cancel(task.id)
     assert line.hear() == ""
+
+
+def test_the_helper_starts_whatever_another_thread_does_to_the_environment(tmp_path: Path) -> None:
+    over = threading.Event()
+
+    def change() -> None:
+        while not over.is_set():
+            for number in range(8):
+                os.environ[f"DOKRUN_TEST_{number}"] = "x" * 200
+            for number in range(8):
+                del os.environ[f"DOKRUN_TEST_{number}"]
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        for _ in range(100):
+            Reaper(tmp_path).close()
+    finally:
+        over.set()
+        changing.join()

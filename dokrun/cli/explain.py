@@ -82,7 +82,9 @@ def _show(found: Source) -> None:
         table.add_row(file.name, _size(file.size), file.reason)
     console.print(table)
     total = sum(file.size for file in found.files)
-    console.print(f"{len(found.files)} files, {_size(total)} of {_size(LIMIT_BYTES)} at most")
+    console.print(
+        f"{len(found.files)} file{chr(115) * (len(found.files) != 1)}, {_size(total)} of {_size(LIMIT_BYTES)} at most"
+    )
     for reason in Counter(each.reason for each in found.left_out):
         console.print(f"left out, {reason}: {_names(found.left_out, reason)}", soft_wrap=True)
 

@@ -1,28 +1,27 @@
-"""The commands about registries: credentials that DOK keeps, so that tasks can pull private images."""
+"""The commands about registries: credentials that DOK keeps, so that tasks can pull private images.
+
+What talks to DOK is loaded by the commands that need it: the others are to begin at once.
+"""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from dokrun import config, errors
-from dokrun.api import Client
-from dokrun.api.models import Registry, RegistryRequest
 from dokrun.config import Secret, Settings
-from dokrun.engine.images import credentials_of, known_registry
-from dokrun.image.credentials import Credentials
-from dokrun.image.reference import host_of
+
+if TYPE_CHECKING:
+    from dokrun.api import Client
+    from dokrun.image.credentials import Credentials
 
 registry = typer.Typer(help="Credentials for private images, which DOK keeps.", no_args_is_help=True)
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
-
-# After these answers nothing was stored; after every other failure of the request, nobody knows.
-_NOT_STORED = (errors.NotSent, errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.NotFound)
 
 
 @registry.command("list")
@@ -43,21 +42,29 @@ def add(
     profile: Profile = None,
 ) -> None:
     """Have DOK keep the credentials for a registry: those of DOKRUN_REGISTRY, else Docker's, else what you type."""
+    from dokrun.engine import registries
+    from dokrun.image.reference import host_of
+
     host = host_of(host)
     settings = config.load(profile)
     credentials = _credentials(settings, host, username, password_stdin=password_stdin)
     with _client(settings) as client:
-        stored, was_known = _store(client, host, credentials)
+        stored, was_known = registries.store(client, host, credentials)
     done = "has new credentials" if was_known else "keeps the credentials"
     print(f"DOK {done} of {stored.username} for {stored.hostname} (id {stored.id})")
 
 
 def _client(settings: Settings) -> Client:
+    from dokrun.api import Client
+
     settings = config.connect(settings)
     return Client(settings.access_token, settings.access_token_secret, base_url=settings.api_url)
 
 
 def _credentials(settings: Settings, host: str, username: str | None, *, password_stdin: bool) -> Credentials:
+    from dokrun.engine.registries import credentials_of
+    from dokrun.image.credentials import Credentials
+
     known = None if username and password_stdin else credentials_of(settings, host)
     if password_stdin:
         name = username or (known.username if known else None)
@@ -76,24 +83,3 @@ def _not_empty(password: str) -> Secret:
     if not password:
         raise errors.OptionError("no password came; write it, or give it on standard input with --password-stdin")
     return Secret(password)
-
-
-def _store(client: Client, host: str, credentials: Credentials) -> tuple[Registry, bool]:
-    """Create it, or replace what is there: two entries of one name would make it a matter of chance which is used."""
-    request = RegistryRequest(host, credentials.username, credentials.password.reveal())
-    there = known_registry(client, host, credentials.username)
-    if there is not None:
-        return client.registries.update(there.id, request), True
-    try:
-        return client.registries.create(request), False
-    except _NOT_STORED:
-        raise
-    except errors.ApiError as error:
-        # No answer, or one that says nothing about what was done: creating is not repeated, so look.
-        there = known_registry(client, host, credentials.username)
-        if there is None:
-            raise errors.ImageError(
-                f"DOK does not list {host} after it was told to keep its credentials ({error}); "
-                f"look again with: dokrun registry list, then run: dokrun registry add {host}"
-            ) from error
-        return there, False

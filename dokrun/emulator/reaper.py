@@ -19,6 +19,19 @@ import sys
 import time
 from pathlib import Path
 
+# What an interpreter and the docker command may not find their parts without.
+_NEEDED = (
+    "PATH",
+    "HOME",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
+    "DOCKER_HOST",
+    "DOCKER_CONTEXT",
+    "DOCKER_CONFIG",
+    "DOCKER_CERT_PATH",
+    "DOCKER_TLS_VERIFY",
+)
+
 
 class Reaper:
     """The emulator's side: starts the helper and tells it what runs."""
@@ -26,6 +39,9 @@ class Reaper:
     def __init__(self, folder: Path, *engine_and_label: str) -> None:
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
             [sys.executable, "-I", "-S", __file__, str(folder), *engine_and_label],
+            # Whole before it starts: what another thread does to the environment meanwhile would break the exec («Bad
+            # address»). And the user's secrets are no business of the helper's.
+            env={name: value for name in _NEEDED if (value := os.environ.get(name))},
             stdin=subprocess.PIPE,
             # A Ctrl-C in the terminal must not reach it: it is needed just then.
             start_new_session=True,

@@ -14,11 +14,11 @@ from dataclasses import dataclass, replace
 
 from dokrun import errors
 from dokrun.api import Client
-from dokrun.api.models import Registry as KnownRegistry
 from dokrun.config import Settings
+from dokrun.engine.registries import credentials_of, known_registry
 from dokrun.engine.seen import Seen
 from dokrun.image import build, context
-from dokrun.image.credentials import Credentials, canonical_host, docker_credentials
+from dokrun.image.credentials import Credentials
 from dokrun.image.reference import Reference, host_of
 from dokrun.image.registry import Registry
 from dokrun.image.spec import Image
@@ -216,29 +216,6 @@ class Images:
 def default_image() -> str:
     """Tell the official slim image of this interpreter's own version, whose pickles it can read."""
     return f"{_OFFICIAL}{sys.version_info.major}.{sys.version_info.minor}-slim"
-
-
-def credentials_of(settings: Settings, host: str, environ: Mapping[str, str] = os.environ) -> Credentials | None:
-    """Tell the credentials for a registry: the settings' where it is the configured one, else Docker's, or None.
-
-    Raises:
-        ImageError: the configured registry's name is none.
-        RegistryError: Docker's file or helper is broken.
-    """
-    registry = settings.registry
-    if registry is None or registry.username is None or registry.password is None:
-        return docker_credentials(host, environ)
-    if Reference.parse(f"{registry.name}/dokrun").host != host:
-        return docker_credentials(host, environ)
-    return Credentials(registry.username, registry.password)
-
-
-def known_registry(client: Client, host: str, username: str) -> KnownRegistry | None:
-    """Tell what DOK has stored for a registry and a username, or None. Raises ApiError."""
-    for one in client.registries.iterate():
-        if canonical_host(one.hostname.lower()) == host and one.username == username:
-            return one
-    return None
 
 
 def _check(name: str, python: str | None) -> None:
