@@ -127,7 +127,7 @@ class Future(concurrent.futures.Future[T]):
         known = [file.name for file in self.files()]
         wanted = set() if names else set(known)
         for name in names:
-            found = fnmatch.filter(known, name)
+            found = [name] if name in known else fnmatch.filter(known, name)
             if not found:
                 raise OptionError(f"{self.name} left no file {name!r}{suggest(name, known)}")
             wanted.update(found)

@@ -246,3 +246,18 @@ def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
     extract_own(tmp_path / "artifact.tar.gz", tmp_path / "out")
     assert (status == 0) is baked
     assert (tmp_path / "out" / protocol.MANIFEST).exists() is baked
+
+
+@pytest.mark.usefixtures("road")
+def test_an_image_without_python_is_told_as_such(image: str) -> None:
+    name = f"{registry()}/tests/no-python:1"
+    engine_client = docker.from_env()
+    try:
+        text = f"FROM {image}\nRUN rm -f /usr/bin/python3*\n"
+        engine_client.images.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True)
+        engine_client.images.push(name)
+    finally:
+        engine_client.close()
+    with pytest.raises(dok.TaskFailed, match=r"exit status 127.*its image has no Python") as caught:
+        contained.add.options(image=name)(1, 2).result(PATIENCE_S)
+    assert caught.value.ran == "no"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -86,8 +87,9 @@ def test_only_regular_files_inside_are_listed_and_taken_from_a_hostile_archive(t
     )
     folder = tmp_path / "out"
     folder.mkdir()
-    assert extract_own(path, folder) == [dok.ArtifactFile("good", 4)]
-    extract_files(path, folder, {"good"})
+    content = extract_own(path, folder)
+    assert (content.root, content.files) == ("", [dok.ArtifactFile("good", 4)])
+    extract_files(path, "", folder, {"good"})
     assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == ["a.tar.gz", "good"]
     assert (folder / "good").read_bytes() == b"fine"
 
@@ -99,13 +101,13 @@ def test_what_is_not_a_file_of_the_archive_cannot_be_asked_for(tmp_path: Path, n
     )
     (tmp_path / "out").mkdir()
     with pytest.raises(ArchiveError, match="is not in it"):
-        extract_files(path, tmp_path / "out", {name})
+        extract_files(path, "", tmp_path / "out", {name})
 
 
 def test_a_name_that_comes_twice_is_written_once_and_never_through_a_link(tmp_path: Path) -> None:
     path = archive(tmp_path / "a.tar.gz", (member("f"), b"first"), (member("f"), b"second"))
     (tmp_path / "out").mkdir()
-    extract_files(path, tmp_path / "out", {"f"})
+    extract_files(path, "", tmp_path / "out", {"f"})
     assert (tmp_path / "out" / "f").read_bytes() == b"first"
 
 
@@ -114,4 +116,37 @@ def test_an_archive_that_is_cut_is_an_error(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20_000])
     (tmp_path / "out").mkdir()
     with pytest.raises(ArchiveError):
-        extract_files(path, tmp_path / "out", {"f"})
+        extract_files(path, "", tmp_path / "out", {"f"})
+
+
+@pytest.mark.usefixtures("account")
+def test_a_file_below_a_folder_that_has_our_folders_name_is_not_taken_for_another(tmp_path: Path) -> None:
+    future = leave_namesake()
+    future.download(tmp_path / "out", "x.txt")
+    assert (tmp_path / "out" / "x.txt").read_text() == "the one that was asked for"
+
+
+@dok.remote(plan="v100-32gb")
+def leave_namesake() -> None:
+    folder = dok.artifact_dir()
+    (folder / "artifact").mkdir()
+    (folder / "artifact" / "x.txt").write_text("another")
+    (folder / "x.txt").write_text("the one that was asked for")
+    (folder / "m[1].pt").write_text("with marks of a pattern")
+
+
+@pytest.mark.usefixtures("account")
+def test_a_file_whose_name_looks_like_a_pattern_can_be_asked_for_by_it(tmp_path: Path) -> None:
+    (path,) = leave_namesake().download(tmp_path / "out", "m[1].pt")
+    assert path.read_text() == "with marks of a pattern"
+
+
+@dok.remote(plan="v100-32gb")
+def tidy_up() -> int:
+    shutil.rmtree(dok.artifact_dir() / ".dokrun")
+    return 3
+
+
+@pytest.mark.usefixtures("account")
+def test_a_function_that_empties_its_artifact_folder_still_has_an_outcome() -> None:
+    assert tidy_up().result(timeout=60) == 3

@@ -172,7 +172,7 @@ def test_a_task_has_a_time_limit_tags_and_a_readable_name(client: Client) -> Non
     future = add.options(timeout="2h", tags=["mine"], name="my sums")(1)
     future.result(timeout=60)
     task = client.tasks.get(str(future.task_id))
-    assert task.execution_time_limit_sec == 2 * 3600 + 300
+    assert task.execution_time_limit_sec == 2 * 3600 + 600
     assert task.name.startswith("my-sums-")
     assert {"dokrun", "mine"} <= set(task.tags)
     assert task.containers[0].image == f"docker.io/library/python:{'.'.join(map(str, sys.version_info[:2]))}-slim"

@@ -491,3 +491,23 @@ def test_a_call_that_takes_too_long_tells_the_log_where_it_was_even_if_it_holds_
     output = container.run()
     assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
     assert "in never_lets_go" in output
+
+
+def test_what_a_call_leaves_running_does_not_cost_the_next_one(container: Container) -> None:
+    def leave_a_bomb() -> int:
+        threading.Thread(target=lambda: (threading.Event().wait(0.3), os._exit(5)), daemon=True).start()
+        return 1
+
+    class Slow:
+        """Takes longer to unpickle than the bomb takes to go off, the first time."""
+
+        def __reduce__(self) -> Any:
+            return exec, ("import threading; threading.Event().wait(1.0)",)
+
+    data = payload(leave_a_bomb, lambda _ignored: 2)
+    header, segments = envelope.unpack(data)
+    slow = envelope.dump_value(((Slow(),), {}), cloudpickle.dumps)
+    header["calls"][1]["arguments"] = [len(segments)]
+    container.give(envelope.pack(header, [*segments, *slow]))
+    container.run()
+    assert (container.value(0), container.value(1)) == (1, 2)

@@ -367,3 +367,46 @@ def test_a_module_run_as_a_program_brings_its_package_and_includes_from_beside_i
     )
     done = run("-m", "tool.go", folder=tmp_path)
     assert (done.stdout.strip(), done.returncode) == ("out in", 0), done.stderr
+
+
+@pytest.mark.parametrize("pattern", [".", "./", "**"])
+def test_a_whole_folder_can_be_included(project: Path, pattern: str) -> None:
+    (project / "data.csv").write_text("1")
+    found = source.collect(["train"], module="train", name="run", include=[pattern])
+    assert {"data.csv", "unrelated.py"} <= {file.name for file in found.files}
+
+
+@pytest.mark.parametrize("way", [["app/main.py"], ["-m", "app.main"]], ids=["script", "package"])
+def test_a_main_function_finds_included_files_beside_its_own_as_it_does_here(tmp_path: Path, way: list[str]) -> None:
+    included = "data" if way[0] != "-m" else "app/data"
+    for name, text in {
+        "app/__init__.py": "",
+        "app/data/numbers.csv": "1,2",
+        "app/main.py": f"""
+            from pathlib import Path
+            import dokrun as dok
+
+            @dok.remote(plan="v100-32gb", include=["{included}"])
+            def read():
+                return __file__, (Path(__file__).parent / "data" / "numbers.csv").read_text()
+
+            if __name__ == "__main__":
+                where, content = read().result(timeout=60)
+                assert where != __file__, where
+                print(content)
+        """,
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+    environment = {**os.environ, "DOKRUN_PROFILE": "local", "DOKRUN_STATE_DIR": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, *way],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
+    )
+    assert (done.stdout.strip(), done.returncode) == ("1,2", 0), done.stderr

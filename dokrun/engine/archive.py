@@ -11,8 +11,9 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -33,7 +34,15 @@ class ArchiveError(Exception):
     """The archive is broken, or is not one that our container would make."""
 
 
-def extract_own(archive: Path, folder: Path) -> list[ArtifactFile]:
+@dataclass(frozen=True)
+class Content:
+    """What an archive holds beside dokrun's own files, and where in it the artifact folder begins."""
+
+    root: str
+    files: Sequence[ArtifactFile]
+
+
+def extract_own(archive: Path, folder: Path) -> Content:
     """Write dokrun's own files from an archive below `folder`, and tell which other regular files it holds.
 
     Links, devices and whatever else lies in it are passed over; of a million files and more, a million are told.
@@ -56,21 +65,26 @@ def extract_own(archive: Path, folder: Path) -> list[ArtifactFile]:
                 raise ArchiveError(f"more than {_MOST_MEMBERS} results, or {_MOST_BYTES} bytes of them")
             _write(folder / name[len(own) :], read())
     users = [(name[len(root) :], size) for name, size in others.items() if name.startswith(root)]
-    return [ArtifactFile(name, size) for name, size in sorted(users) if not name.startswith(f"{protocol.OWN_DIR}/")]
+    theirs = [(name, size) for name, size in sorted(users) if not name.startswith(f"{protocol.OWN_DIR}/")]
+    return Content(root, [ArtifactFile(name, size) for name, size in theirs])
 
 
-def extract_files(archive: Path, folder: Path, names: set[str]) -> None:
+def extract_files(archive: Path, root: str, folder: Path, names: set[str]) -> None:
     """Write some of the user's files, by their names in the artifact folder, below `folder`, which is new.
 
     Raises:
-        ArchiveError: it is cut or broken, or does not hold them.
+        ArchiveError: it is cut or broken, does not hold them, or holds too much.
     """
     missing = set(names)
+    total = 0
     with _members(archive) as members:
-        for name, _, read in members:
-            found = next((name[len(r) :] for r in _ROOTS if name.startswith(r) and name[len(r) :] in missing), None)
-            if found is not None:
+        for name, size, read in members:
+            found = name[len(root) :]
+            if name.startswith(root) and found in missing:
                 missing.remove(found)
+                total += size
+                if total > _MOST_BYTES:
+                    raise ArchiveError(f"more than {_MOST_BYTES} bytes")
                 _write(folder / found, read())
     if missing:
         raise ArchiveError(f"{min(missing)!r} is not in it")

@@ -16,7 +16,7 @@ from typing import Any
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
-from dokrun.engine.archive import ArchiveError, extract_files, extract_own
+from dokrun.engine.archive import ArchiveError, Content, extract_files, extract_own
 from dokrun.engine.prepare import Job
 from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
@@ -44,7 +44,12 @@ class TaskArtifact:
 
     client: Client
     id: str
-    files: Sequence[ArtifactFile]
+    content: Content
+
+    @property
+    def files(self) -> Sequence[ArtifactFile]:
+        """The user's files."""
+        return self.content.files
 
     def download(self, names: Sequence[str], folder: Path) -> None:
         """Fetch some of the user's files into a folder, which is new.
@@ -56,7 +61,7 @@ class TaskArtifact:
         with tempfile.TemporaryDirectory(prefix="dokrun-") as aside:
             archive = self.client.artifacts.download(self.id, Path(aside) / "artifact.tar.gz")
             try:
-                extract_files(archive, folder, set(names))
+                extract_files(archive, self.content.root, folder, set(names))
             except ArchiveError as error:
                 raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
 
@@ -170,11 +175,14 @@ class _Reader:
         if header["kind"] == "exception":
             return _remote_error(header, call_id=call_id, task_id=task_id)
         kept = self._keep_in / call_id
-        kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-        shutil.copytree(self._folder / protocol.OWN_DIR, kept, dirs_exist_ok=True)
+        try:
+            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
+            shutil.copytree(self._folder / protocol.OWN_DIR, kept, dirs_exist_ok=True)
+            where = f"it is kept in {kept / 'values' / call_id}"
+        except OSError as problem:
+            where = f"it could not be kept in {kept} ({problem.strerror}), but DOK has it for 72 hours"
         message = (
-            f"the function's result arrived but cannot be unpickled here: {type(error).__name__}: {error}; "
-            f"it is kept in {kept / 'values' / call_id}"
+            f"the function's result arrived but cannot be unpickled here: {type(error).__name__}: {error}; {where}"
         )
         unreadable = errors.ResultUnreadable(message, ran="yes", call_id=call_id, task_id=task_id)
         unreadable.__cause__ = error
@@ -263,6 +271,9 @@ def _without_outcome(job: Job, task: Task, how: str) -> errors.TaskFailed:
     exit_codes = [container.exit_code for container in task.containers if container.exit_code is not None]
     details = f" with exit status {exit_codes[0]}" if exit_codes else ""
     said = f": {task.error_message}" if task.error_message else ""
+    if protocol.NO_PYTHON in exit_codes:
+        started = False
+        said += "; its image has no Python, or no /bin/sh: name one that has, or write image=dok.Image.debian_slim()"
     return errors.TaskFailed(
         f"task {task.id} of {job.name} ended as {task.status!r}{details} {how}{said}",
         ran="maybe" if started else "no",

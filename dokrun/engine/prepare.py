@@ -104,6 +104,7 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
             }
         ],
         "source": files.entries(first),
+        "main": source.main_name(),
     }
     objects = {number for number, segment in enumerate(segments) if segment.size >= protocol.BLOB_SIZE}
     objects |= {first + number for number in files.objects}

@@ -24,7 +24,7 @@ from dokrun.shim.envelope import pack
 # The service accepts no shorter limit. Ours is on top of the calls' own timeouts, which the supervisor keeps; it ends
 # a container that cannot be reached any more, so it leaves time for starting and for downloads.
 SHORTEST_TIME_LIMIT_S = 600
-STARTING_S = 300
+STARTING_S = 300 + protocol.LONGEST_IMPORT_S
 # What rides in a command, compressed. Linux takes no argument over 128 KiB, and base 64 makes four bytes of three.
 COMMAND_BYTES = 64 << 10
 # A payload larger than this is not even tried: compressing it would take longer than the bucket does.

@@ -44,11 +44,13 @@ def _matching(pattern: str, base: Path) -> list[Path]:
     except (ValueError, NotImplementedError) as error:
         raise OptionError(f"include={pattern!r} is not a glob pattern: {error}") from error
     # A link to a folder is not followed, wherever in the path it stands.
-    return [path for path in paths if not goes_never(path.relative_to(base)) and _is_below(path.parent, base)]
+    return [path for path in paths if not goes_never(path.relative_to(base)) and _is_below(path, base)]
 
 
-def _is_below(folder: Path, base: Path) -> bool:
-    return folder.resolve() == base.resolve() / folder.relative_to(base)
+def _is_below(path: Path, base: Path) -> bool:
+    if path == base:
+        return True
+    return path.parent.resolve() == base.resolve() / path.parent.relative_to(base)
 
 
 def _near(pattern: str, base: Path) -> str:

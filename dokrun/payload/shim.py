@@ -18,6 +18,7 @@ from pathlib import Path
 import cloudpickle
 
 import dokrun.shim
+from dokrun.shim import protocol
 
 # The oldest time a zip archive can hold; a fixed one makes the bytes reproducible.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -38,7 +39,15 @@ _FOR_USERS = (
 )
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
-ENTRYPOINT = ("/bin/sh", "-c", 'exec "$(command -v python3 || command -v python || echo python3)" -u -c "$0" "$@"')
+ENTRYPOINT = (
+    "/bin/sh",
+    "-c",
+    (
+        "p=$(command -v python3 || command -v python) || "
+        f'{{ echo "dokrun: this image has neither python3 nor python" >&2; exit {protocol.NO_PYTHON}; }}; '
+        'exec "$p" -u -c "$0" "$@"'
+    ),
+)
 
 # Where an image may have the same bytes, so that they need not be brought.
 BAKED_PATH = "/opt/dokrun/shim.pyz"

@@ -154,6 +154,14 @@ def base_of(module: str) -> Path:
     return main.parents[len(package.split(".")) if package else 0]
 
 
+def main_name() -> str | None:
+    """Tell where `__main__` would lie among the files that go along, which its functions' `__file__` shall say."""
+    main = imports.file_of("__main__")
+    if main is None or imports.is_installed(main):
+        return None
+    return main.relative_to(base_of("__main__")).as_posix()
+
+
 class _Search:
     """Goes from module to module, nearest first, so that each file has its most direct reason."""
 

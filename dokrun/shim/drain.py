@@ -1,7 +1,7 @@
 """Hand the calls of a payload to workers, and say what became of each.
 
 A *lane* is a place for one worker at a time: a worker that dies is replaced, and its death costs its own call alone.
-machine with several GPUs there are as many lanes, each with a GPU of its own; a single call has the whole machine.
+On a machine with several GPUs there are as many lanes, each with a GPU of its own; a single call has the whole machine.
 
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
@@ -55,6 +55,9 @@ class Drain:
         except Stopped:
             with self._lock:
                 left, self._pending = self._pending, []
+            for lane, thread in zip(self._lanes, threads):  # noqa: B905 - Python 3.9 knows no `strict`
+                if thread.ident is None:
+                    lane.ended.set()  # it has not begun, and will not
             for lane in self._lanes:
                 lane.stop()
             self._wait()
@@ -86,6 +89,8 @@ class Lane:
         self._start = start
         self._out = out
         self._worker = worker
+        # Whether the worker has brought a call to its end.
+        self._used = False
         self._stopping = threading.Event()
         self.ended = threading.Event()
         # Whether the function of the call under way was started, as far as was heard.
@@ -103,7 +108,11 @@ class Lane:
                     return
                 number, call = taken
                 started = time.monotonic()
-                outcome = self._run_one(number, call)
+                try:
+                    outcome = self._run_one(number, call)
+                except OSError as error:  # no process can be started, or the report that was announced is gone
+                    self._discard_worker()
+                    outcome = failure(protocol.DIED, self._ran, f"the call could not be seen to its end: {error}")
                 report(call, time.monotonic() - started, outcome)
         finally:
             self._discard_worker()
@@ -123,9 +132,9 @@ class Lane:
         if self._stopping.is_set():
             worker.kill()  # it was started when the others were already being stopped
         try:
-            kind, answer = worker.events.get(timeout=call["timeout_s"])
+            kind, answer = worker.events.get(timeout=min(call["timeout_s"], protocol.LONGEST_IMPORT_S))
             if kind == "answer" and "started" in answer:
-                # The function has its whole timeout to itself; what came before, imports mostly, had as much.
+                # The function has its whole timeout to itself.
                 self._ran = "yes"
                 kind, answer = worker.events.get(timeout=call["timeout_s"])
         except queue.Empty:
@@ -133,7 +142,10 @@ class Lane:
         if kind == "exit":
             self._worker = None
             worker.kill()  # what it has left running
+            if self._used and self._ran == "no" and not self._stopping.is_set():
+                return self._run_one(number, call)  # what a call before this one has left running may have killed it
             return self._death(answer)
+        self._used = True
         if "failure" in answer:
             return {"report": None, "failure": answer["failure"]}
         return {"report": self._vouch(answer["report"]), "failure": None}
@@ -141,7 +153,10 @@ class Lane:
     def _too_long(self, worker: Worker, timeout_s: float) -> Entry:
         worker.show_stacks()
         self._discard_worker()
-        message = f"the call took longer than its timeout of {timeout_s:g} s, and was killed; the log says where it was"
+        limit_s, what = timeout_s, "the call took longer than its timeout of"
+        if self._ran == "no" and timeout_s > protocol.LONGEST_IMPORT_S:
+            limit_s, what = protocol.LONGEST_IMPORT_S, "what is imported before the function took longer than"
+        message = f"{what} {limit_s:g} s, and was killed; the log says where it was"
         return failure(protocol.TIMEOUT, self._ran, message)
 
     def _death(self, status: int) -> Entry:
@@ -165,6 +180,7 @@ class Lane:
         if self._worker is None:
             self._kills = memory.kills()
             self._worker = Worker()
+            self._used = False
             self._worker.send(self._start)
         return self._worker
 

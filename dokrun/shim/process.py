@@ -41,6 +41,8 @@ class Worker:
         os.close(commands)
         os.close(answers)
         self._killed = False
+        self._closed = False
+        self._writing = threading.Lock()
         self.events: queue.Queue[Tuple[str, Any]] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -48,6 +50,12 @@ class Worker:
 
     def send(self, command: Dict[str, Any]) -> None:
         """Tell the worker something; if it is dead, its exit arrives as an event."""
+        with self._writing:
+            self._write(command)
+
+    def _write(self, command: Dict[str, Any]) -> None:
+        if self._closed:
+            return
         try:
             os.write(self._commands, json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
@@ -72,6 +80,10 @@ class Worker:
             pass
         self._process.kill()  # it may not have made its group yet
         self._process.wait()
+        # Another thread may be about to write, and the number may soon be another file's.
+        with self._writing:
+            self._closed = True
+            os.close(self._commands)
 
     def last_events(self) -> Iterator[Tuple[str, Any]]:
         """Yield what has not been taken from the events, up to the exit, if that has not been taken itself."""

@@ -15,6 +15,7 @@ In the header a *value* is a list of segment numbers, the pickle first and its b
     functions    [{"value": [0]}, {"module": "train", "name": "Trainer.fit"}, …]
     calls        [{"id": …, "function": 0, "arguments": [1, 2], "timeout_s": 3600.0}, …]
     source       [{"path": "train.py", "segment": 3}, …]
+    main         "script.py": where the client's `__main__` would lie among them
 
 A worker's report on one call is an envelope whose header has `kind`: "value", "exception" or "failure". The manifest
 names every report with its SHA-256, so that whoever trusts the manifest can trust the rest:
@@ -56,6 +57,12 @@ BLOBS_DIR = OWN_DIR + "/blobs"
 
 # A segment of this size or more is an object (or a file) of its own, named by its content.
 BLOB_SIZE = 1 << 20
+
+# The container's exit status where its image has no Python: a shell's for a program that is not there.
+NO_PYTHON = 127
+
+# How long unpickling a call, imports mostly, may take where the call's own timeout is no shorter.
+LONGEST_IMPORT_S = 300.0
 
 # Makes a worker write its threads' stacks to the log. The last real-time signal but one: programs that use any use the
 # first ones.

@@ -170,6 +170,8 @@ def keep_room(path: str, size: int) -> None:
 
 def write_manifest(path: str, manifest: Dict[str, Any]) -> None:
     """Write the manifest, last of all: aside, then renamed."""
+    # The function may have emptied its artifact folder, and ours in it.
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     aside = f"{path}.{os.getpid()}.part"
     with open(aside, "w", encoding="utf-8") as file:
         json.dump(manifest, file)

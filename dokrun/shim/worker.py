@@ -84,7 +84,8 @@ class Calls:
         self._blobs = os.path.join(folder, "blobs")
         self._header, self._segments = envelope.unpack(map_file(os.path.join(folder, "payload")))
         self._functions: Dict[int, Callable[..., Any]] = {}
-        sys.path.insert(0, os.path.join(folder, "source"))
+        self._source = os.path.join(folder, "source")
+        sys.path.insert(0, self._source)
 
     def run(self, number: int) -> Dict[str, Any]:
         """Run one call and write its report. Returns the answer for the supervisor."""
@@ -95,6 +96,9 @@ class Calls:
         try:
             return {"report": self._write({"call": call["id"], **header}, segments)}
         except OSError as error:
+            told = header.get("failure")
+            if told is not None:  # what is to be told fits into the answer itself
+                return {"failure": told}
             message = f"the function ended, but its result could not be written: {error.strerror}"
             return {"failure": {"reason": protocol.NOT_WRITTEN, "ran": "yes", "message": message}}
 
@@ -132,8 +136,15 @@ class Calls:
                 # What `@remote` left in the module knows the function that it was put on.
                 self._functions[number] = getattr(found, "__dokrun_function__", found)
             else:
-                self._functions[number] = envelope.load_value(self._buffers(where["value"]))
+                self._functions[number] = self._at_home(envelope.load_value(self._buffers(where["value"])))
         return self._functions[number]
+
+    def _at_home(self, function: Any) -> Any:
+        """Let a function of the client's `__main__` find its files beside its `__file__`, as it does there."""
+        names, main = getattr(function, "__globals__", {}), self._header.get("main")
+        if main is not None and names.get("__name__") in ("__main__", "__mp_main__") and "__file__" in names:
+            names["__file__"] = os.path.join(self._source, main)
+        return function
 
     def _buffers(self, numbers: Sequence[int]) -> List[memoryview]:
         return [self._bytes(self._segments[number]) for number in numbers]
@@ -195,6 +206,8 @@ def map_file(path: str) -> memoryview:
 
 def write_aside(path: str, data: envelope.Buffer) -> None:
     """Write a file under another name and rename it, so that it is whole wherever it is seen."""
+    # The function may have emptied its artifact folder, and ours in it.
+    os.makedirs(os.path.dirname(path), exist_ok=True)
     aside = f"{path}.{os.getpid()}.part"
     try:
         with open(aside, "wb") as file:
