@@ -19,6 +19,7 @@ object store inside this process. This module and `dokrun.emulator` alone know a
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,9 @@ NO_BUCKET = (
     "no bucket is configured: set DOKRUN_BUCKET, and for a store other than AWS DOKRUN_S3_ENDPOINT_URL, to an "
     "S3-compatible bucket that you can read and write"
 )
+
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
 
 _TOKENS = ("DOKRUN_ACCESS_TOKEN", "SAKURA_ACCESS_TOKEN", "SAKURACLOUD_ACCESS_TOKEN")
 
@@ -157,7 +161,7 @@ def load(
         access_token_secret=Secret(secret),
         bucket=_bucket(environ, table.get("bucket", {}), source),
         registry=_registry(environ, table.get("registry", {}), source),
-        hub_mirror=environ.get("DOKRUN_HUB_MIRROR") or table.get("registry", {}).get("hub_mirror"),
+        hub_mirror=_hub_mirror(environ, table.get("registry", {})),
         defaults=Options().updated(table.get("defaults", {})),
         state_dir=state_dir,
         source=source,
@@ -290,6 +294,19 @@ def _registry(environ: Mapping[str, str], table: Mapping[str, Any], source: dict
             f"the registry {name} has only half of its credentials; set DOKRUN_REGISTRY_{missing.upper()}"
         )
     return RegistrySettings(name.strip("/"), username, password)
+
+
+def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any]) -> str | None:
+    told = environ.get("DOKRUN_HUB_MIRROR") or table.get("hub_mirror")
+    if not told:
+        return None
+    if not isinstance(told, str) or not _HOST.fullmatch(told):
+        # It may be an address with a password in it.
+        raise ConfigError(
+            f"the mirror of Docker Hub (from {_origin('DOKRUN_HUB_MIRROR', environ)}) is not a registry's host; set "
+            "DOKRUN_HUB_MIRROR, or hub_mirror under [registry], to HOST or HOST:PORT alone"
+        )
+    return told
 
 
 def _origin(name: str, environ: Mapping[str, str]) -> str:

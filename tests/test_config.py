@@ -165,3 +165,18 @@ def test_a_file_with_defaults_alone_leaves_the_profile_local_and_gives_it_the_de
 def test_a_named_profiles_own_key_comes_before_the_environments(tmp_path: Path) -> None:
     toml = "[profiles.work]\naccess_token = 'work'\naccess_token_secret = 's'"
     assert load(tmp_path, "work", toml=toml, **KEY).access_token == "work"
+
+
+@pytest.mark.parametrize(
+    "mirror", ["https://m.example", "m.example/hub", "ann:hunter2@m.example", "m.example:", "m..b"]
+)
+def test_a_mirror_that_is_no_host_is_refused(mirror: str, tmp_path: Path) -> None:
+    for toml, environ in (("", {"DOKRUN_HUB_MIRROR": mirror}), (f'[registry]\nhub_mirror = "{mirror}"', {})):
+        with pytest.raises(ConfigError, match="DOKRUN_HUB_MIRROR") as caught:
+            load(tmp_path, toml=toml, **KEY, **environ)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("mirror", ["m.example", "127.0.0.1:5000", "[::1]:5000", "localhost"])
+def test_a_mirror_is_a_host_with_or_without_a_port(mirror: str, tmp_path: Path) -> None:
+    assert load(tmp_path, **KEY, DOKRUN_HUB_MIRROR=mirror).hub_mirror == mirror

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import base64
+import inspect
+import io
 import json
 import secrets
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, redirect_stderr
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +32,13 @@ from dokrun.cli.registry import registry as command
 from dokrun.config import RegistrySettings, Secret, Settings
 from dokrun.emulator import Emulator
 from dokrun.emulator.faults import Fault
+from dokrun.engine.engine import Engine
 from dokrun.engine.images import Images, default_image
+from dokrun.engine.prepare import Call
 from dokrun.image.context import fingerprint
 from dokrun.image.registry import Reference, Registry
 from dokrun.image.spec import Image
+from dokrun.options import Options
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 SECRET = "hunter2-pass"
@@ -278,6 +286,83 @@ def test_a_step_on_the_real_slim_image_is_in_what_a_task_names(client: Client, t
     assert (ready.python or "").startswith("3.11.")
 
 
+class _Editor(io.StringIO):
+    """Takes what is written, and with it edits a file once."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self._file: Path | None = file
+
+    def write(self, text: str, /) -> int:
+        if self._file is not None and "Step 1" in text:
+            self._file.write_text("new")
+            self._file = None
+        return super().write(text)
+
+
+def from_folder(folder: Path) -> Image:
+    """Make an image of a folder with one file, whose content is what a test changes."""
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(f"FROM {slim_image()}\nENV PYTHON_VERSION={HERE}.0\nCOPY word /word\n")
+    (folder / "word").write_text("old")
+    return Image.from_dockerfile(folder / "Dockerfile")
+
+
+def test_what_changed_while_it_was_built_is_not_pushed(client: Client, tmp_path: Path) -> None:
+    kept = RegistrySettings(f"{real_registry()}/images-{secrets.token_hex(4)}")
+    image = from_folder(tmp_path / "folder")
+    target = Reference.parse(f"{kept.name}/dokrun:{fingerprint(image, None)[:40]}")
+    images = Images(settings_of(tmp_path, registry=kept), client)
+    with (
+        redirect_stderr(_Editor(tmp_path / "folder" / "word")),
+        pytest.raises(errors.ImageError, match=r"changed while.*call again"),
+    ):
+        images.ready(image)
+    with closing(Registry(lambda _: None)) as registry:
+        assert registry.digest(target) is None
+    assert "@sha256:" in images.ready(image).reference
+
+
+def test_an_image_with_files_is_looked_at_for_each_call(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    file = tmp_path / "requirements.txt"
+    file.write_text("a")
+    image = Image.debian_slim().pip_install(file=file)
+    base = publish(fake, "library/python", f"{HERE}-slim")
+    built_already(fake, image, base)
+    settings = settings_of(tmp_path, registry=kept_at(fake.host), hub_mirror=fake.host)
+    images = Images(settings, client)
+    first = images.ready(image)
+    asked = len(fake.asked)
+    assert images.known(image) is None
+    assert images.ready(image) is first
+    assert len(fake.asked) == asked
+    file.write_text("b")
+    with pytest.raises(errors.ImageError, match="no Docker engine"):
+        images.ready(image)
+
+
+def test_the_end_of_a_process_does_not_wait_for_what_is_being_made_ready(
+    fresh: Emulator, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = settings_of(
+        tmp_path, api_url=fresh.api_url, access_token=fresh.token, access_token_secret=Secret(fresh.secret)
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        name = f"127.0.0.1:{silent.getsockname()[1]}/team/app:1"
+        engine = Engine(settings)
+        call = Call(published, inspect.signature(published), "published", (), {})
+        future = engine.call(call, Options(plan="v100-32gb", image=name))
+        connection, _ = silent.accept()
+        with connection:
+            began = time.monotonic()
+            engine.close()
+            assert time.monotonic() - began < 5
+    assert future.cancelled()
+    assert "whether a task was created" not in capsys.readouterr().err
+
+
 # --- private images
 
 
@@ -363,6 +448,40 @@ def test_a_public_image_takes_no_credentials_though_docker_has_some(
     log_in(docker_folder, "https://index.docker.io/v1/")
     images = Images(settings_of(tmp_path), account, registries=registries(partial(private, public=True)))
     assert images.ready("pytorch/pytorch:2.8").registry_id is None
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_registry_that_does_not_answer_makes_no_image_private(
+    status: int, account: Client, tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "https://index.docker.io/v1/")
+    images = Images(settings_of(tmp_path), account, registries=registries(lambda _: httpx.Response(status)))
+    assert images.ready("pytorch/pytorch:2.8").registry_id is None
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_without_credentials_here_a_private_image_takes_the_only_ones_that_dok_has(
+    status: int, account: Client, tmp_path: Path
+) -> None:
+    refusing = registries(lambda _: httpx.Response(status))
+    images = Images(settings_of(tmp_path), account, registries=refusing)
+    with pytest.raises(errors.ImageError, match=r"DOK does not know.*run: dokrun registry add r\.example"):
+        images.ready("r.example/app:1")
+    account.registries.create(RegistryRequest("other.example", "bob", SECRET))
+    only = account.registries.create(RegistryRequest("r.example", "ann", SECRET))
+    assert images.ready("r.example/app:1").registry_id == only.id
+    account.registries.create(RegistryRequest("r.example", "bob", SECRET))
+    with pytest.raises(errors.ImageError, match=r"ann, bob.*docker login r\.example"):
+        images.ready("r.example/app:2")
+
+
+@pytest.mark.parametrize("status", [200, 503])
+def test_without_credentials_here_an_image_that_is_not_refused_takes_none(
+    status: int, account: Client, tmp_path: Path
+) -> None:
+    account.registries.create(RegistryRequest("r.example", "ann", SECRET))
+    images = Images(settings_of(tmp_path), account, registries=registries(lambda _: httpx.Response(status)))
+    assert images.ready("r.example/app:1").registry_id is None
 
 
 def test_a_broken_helper_keeps_nobody_from_a_public_image(account: Client, tmp_path: Path, docker_folder: Path) -> None:

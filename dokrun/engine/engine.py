@@ -28,6 +28,8 @@ from dokrun.options import Options
 _THREADS = 4
 # How long the end of a process may wait for requests that are under way.
 _PATIENCE_S = 30.0
+# A build, which nobody pays for and which leaves nothing behind, may take minutes more.
+_BUILD_PATIENCE_S = 1.0
 _PRICES_KEPT_S = 3600.0
 # How many tasks one line of text names.
 _NAMED = 3
@@ -121,9 +123,8 @@ class Engine:
             run.future.on_cancel = None
             run.future.cancel()
         parts = self._parts
-        ended = [
-            workers.close(_PATIENCE_S) for workers in (parts.builds, parts.submissions, parts.cancels, parts.others)
-        ]
+        parts.builds.close(_BUILD_PATIENCE_S)
+        ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
         stopped = [run for run in unfinished if run.cancel()]
         self._parts.watcher.close()
         if self._bucket is not None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 
 from dokrun import errors
 from dokrun.api import Client
+from dokrun.api.models import Registry as KnownRegistry
 from dokrun.config import Settings
-from dokrun.engine.registries import credentials_of, known_registry
+from dokrun.engine.registries import credentials_of, known_of
 from dokrun.engine.seen import Seen
 from dokrun.image import build, context
 from dokrun.image.credentials import Credentials
@@ -33,6 +34,8 @@ NO_REGISTRY = (
 # What is only good to know is asked for once, and not waited for any longer.
 _BRIEFLY_S = 10.0
 _FINGERPRINT = 40
+# What a registry says of an image that not everybody may pull, or that is not there.
+_REFUSED = re.compile(r"\(HTTP status 40[134]\)")
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class Images:
         self._seen = Seen(settings.state_dir, now)
         self._making = threading.Lock()
         self._ready: dict[Image | str, Ready] = {}
+        # By the name to push, which stands for the contents of the files as well.
+        self._made: dict[Reference, Ready] = {}
 
     def known(self, image: Image | str | None) -> Ready | None:
         """Tell an image that needs no look and no building, or None."""
@@ -99,7 +104,8 @@ class Images:
                 ready = self._as_it_is(str(base), base)
             else:
                 ready = self._built(image)
-            self._ready[image] = ready
+            if isinstance(image, str) or not _has_files(image):
+                self._ready[image] = ready
             return ready
 
     def _as_it_is(self, name: str, reference: Reference) -> Ready:
@@ -119,31 +125,39 @@ class Images:
         base = None if image.base is None else self._official(image.base)
         with closing(self._registries(self._credentials)) as registry:
             digest = None if base is None else self._base_digest(base, registry)
+            target = Reference.parse(f"{self._settings.registry.name}/dokrun:{_tag(image, digest)}")
+            if target in self._made:
+                return self._made[target]
             pinned_base = base.pinned(digest) if base and digest else None
             python = self._python(Reference.parse(pinned_base)) if pinned_base else None
             _check(str(base), python)
-            tag = context.fingerprint(image, digest)[:_FINGERPRINT]
-            target = Reference.parse(f"{self._settings.registry.name}/dokrun:{tag}")
             found = registry.digest(target)
         # Before anything is built: who builds for minutes shall not learn afterwards that DOK cannot pull it.
-        registry_id = self._registry_id(target)
+        registry_id = self._registry_id(target, is_ours=True)
         if found is None:
-            found = self._build(image, base, pinned_base, target)
+            found = self._build(image, base, digest, target)
         pinned = target.pinned(found)
         if pinned_base is None:
             python = self._python(Reference.parse(pinned))
             _check(str(target), python)
-        return Ready(pinned, registry_id, python)
+        self._made[target] = Ready(pinned, registry_id, python)
+        return self._made[target]
 
-    def _build(self, image: Image, base: Reference | None, pinned_base: str | None, target: Reference) -> str:
+    def _build(self, image: Image, base: Reference | None, digest: str | None, target: Reference) -> str:
+        def check() -> None:
+            # The name was made of what was read before, and others rely on it.
+            if _tag(image, digest) != target.tag:
+                raise errors.ImageError(f"a file of {image} changed while the image was being built; call again")
+
         try:
             return build.build_and_push(
                 image,
-                pinned_base,
+                base.pinned(digest) if base and digest else None,
                 str(target),
                 auth=self._auth(target.host),
                 pull_auth=None if base is None else self._auth(base.host),
                 progress=_tell,
+                check=check,
             )
         except errors.ImageError:
             if base is not None:
@@ -189,33 +203,70 @@ class Images:
         credentials = self._credentials(host)
         return None if credentials is None else (credentials.username, credentials.password.reveal())
 
-    def _registry_id(self, reference: Reference) -> str | None:
+    def _registry_id(self, reference: Reference, *, is_ours: bool = False) -> str | None:
         """Tell DOK's id of the credentials for an image; None where it takes none."""
-        credentials = None if reference.loopback else self._credentials(reference.host)
-        if credentials is None:
+        if reference.loopback:
             return None
+        credentials = self._credentials(reference.host)
+        if credentials is None:
+            # Of what is ours, the registry has told by now without credentials.
+            return None if is_ours or self._is_public(reference) is not False else self._only_id(reference)
+        for one in self._known(reference.host):
+            if one.username == credentials.username:
+                return one.id
+        public = self._is_public(reference)
+        if public or (public is None and not is_ours):
+            return None
+        raise _unknown(reference.host)
+
+    def _only_id(self, reference: Reference) -> str:
+        """Tell DOK's id of the credentials for a registry that only DOK has some for."""
+        host = reference.host
+        known = self._known(host)
+        if not known:
+            raise errors.ImageError(
+                f"{reference} is not there for everybody to pull, and DOK does not know the registry {host}; check the "
+                f"image's name and tag, or, if it is private, run: dokrun registry add {host}"
+            )
+        if len(known) > 1:
+            raise errors.ImageError(
+                f"DOK knows several users of the registry {host}, {', '.join(sorted(one.username for one in known))}; "
+                f"to say which, run: docker login {host}"
+            )
+        return known[0].id
+
+    def _known(self, host: str) -> list[KnownRegistry]:
         try:
-            found = known_registry(self._client, reference.host, credentials.username)
+            return known_of(self._client, host)
         except errors.ApiError as error:
             raise errors.ImageError(f"DOK did not tell which registries it knows: {error}") from error
-        if found is not None:
-            return found.id
-        if self._is_public(reference):
-            return None
-        host = reference.host
-        raise errors.ImageError(f"DOK does not know the registry {host}; run: dokrun registry add {host}")
 
-    def _is_public(self, reference: Reference) -> bool:
+    def _is_public(self, reference: Reference) -> bool | None:
+        """Tell whether anybody may pull an image; None where the registry does not say."""
         with closing(self._registries(lambda _: None, attempts=1, limit_s=_BRIEFLY_S)) as registry:
             try:
                 return registry.digest(reference) is not None
-            except errors.RegistryError:
-                return False
+            except errors.RegistryError as error:
+                return False if _REFUSED.search(str(error)) else None
 
 
 def default_image() -> str:
     """Tell the official slim image of this interpreter's own version, whose pickles it can read."""
     return f"{_OFFICIAL}{sys.version_info.major}.{sys.version_info.minor}-slim"
+
+
+def _tag(image: Image, digest: str | None) -> str:
+    """Tell what stands for all that an image holds, and for the digest of its base."""
+    return context.fingerprint(image, digest)[:_FINGERPRINT]
+
+
+def _has_files(image: Image) -> bool:
+    """Tell whether an image holds files of this machine, which may be others at the next call."""
+    return image.recipe is not None or any(step.copied for step in image.steps)
+
+
+def _unknown(host: str) -> errors.ImageError:
+    return errors.ImageError(f"DOK does not know the registry {host}; run: dokrun registry add {host}")
 
 
 def _check(name: str, python: str | None) -> None:

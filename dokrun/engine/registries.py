@@ -34,10 +34,12 @@ def credentials_of(settings: Settings, host: str, environ: Mapping[str, str] = o
 
 def known_registry(client: Client, host: str, username: str) -> KnownRegistry | None:
     """Tell what DOK has stored for a registry and a username, or None. Raises ApiError."""
-    for one in client.registries.iterate():
-        if canonical_host(one.hostname.lower()) == host and one.username == username:
-            return one
-    return None
+    return next((one for one in known_of(client, host) if one.username == username), None)
+
+
+def known_of(client: Client, host: str) -> list[KnownRegistry]:
+    """Tell all that DOK has stored for a registry, one for each username. Raises ApiError."""
+    return [one for one in client.registries.iterate() if canonical_host(one.hostname.lower()) == host]
 
 
 def store(client: Client, host: str, credentials: Credentials) -> tuple[KnownRegistry, bool]:

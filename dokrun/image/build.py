@@ -1,4 +1,4 @@
-"""Build an image with the local Docker engine and push it. The only file that imports docker."""
+"""Build an image with the local Docker engine and push it; and what else here talks to that engine shares."""
 
 from __future__ import annotations
 
@@ -42,6 +42,7 @@ def build_and_push(
     auth: Auth | None = None,
     pull_auth: Auth | None = None,
     progress: Progress = lambda _line: None,
+    check: Callable[[], None] = lambda: None,
 ) -> str:
     """Build an image for linux/amd64 and push it to its registry.
 
@@ -52,6 +53,7 @@ def build_and_push(
         auth: for the push; without it, what Docker's own configuration has for that host.
         pull_auth: for the base, likewise.
         progress: is given each line that the engine writes.
+        check: is called when the image is built; what it raises keeps the image from being pushed.
 
     Returns:
         The pushed manifest's digest, `sha256:…`.
@@ -64,16 +66,17 @@ def build_and_push(
     arguments = image.recipe.build_args if image.recipe else ()
     secrets = [value for _, value in arguments if len(value) >= _SHORTEST_SECRET]
     secrets += [password for _, password in filter(None, (auth, pull_auth)) if password]
-    transcript = _Transcript(progress, secrets)
+    transcript = Transcript(progress, secrets)
     with engine() as client:
         if base_pinned is not None and pull_auth is not None:
-            _pull(client, base_pinned, pull_auth, transcript)
+            pull(client, base_pinned, pull_auth, transcript)
         _build(client, image, base_pinned, tag, transcript)
+        check()
         return _push(client, tag, auth, transcript)
 
 
 @dataclass
-class _Transcript:
+class Transcript:
     """What the engine writes: whole lines, without secrets, and the step that they belong to."""
 
     progress: Progress
@@ -83,6 +86,7 @@ class _Transcript:
     _rest: str = ""
 
     def clean(self, text: str) -> str:
+        """Blank the secrets of a text."""
         for secret in self.secrets:
             text = text.replace(secret, "…")
         return _VALUES.sub(r"\1=…", _USER.sub(r"\1", _QUERY.sub(r"\1", text)))
@@ -131,29 +135,42 @@ def engine() -> Iterator[Any]:
 
 
 def _messages(
-    begin: Callable[[], Iterator[dict[str, Any]]], transcript: _Transcript, failure: Callable[[str], ImageError]
+    begin: Callable[[], Iterator[dict[str, Any]]], transcript: Transcript, failure: Callable[[str], ImageError]
 ) -> Iterator[dict[str, Any]]:
     """Yield the engine's messages, to be written down; whatever goes wrong on the way becomes a failure of ours."""
-    import docker
-    import urllib3
-
     problem = ""
     try:
         for message in begin():
             yield message
             problem = str(message.get("error", problem))
-    except docker.errors.APIError as error:
-        problem = str(error.explanation or f"status {error.status_code}")
-    except (docker.errors.DockerException, docker.errors.StreamParseError) as error:
-        problem = str(error)
-    except (OSError, urllib3.exceptions.HTTPError) as error:
-        problem = f"the Docker engine's answer broke off ({type(error).__name__})"
+    except failures() as error:
+        problem = told(error)
     transcript.end()
     if problem:
         raise failure(transcript.clean(problem))
 
 
-def _pull(client: Any, base: str, auth: Auth, transcript: _Transcript) -> None:
+def failures() -> tuple[type[Exception], ...]:
+    """List what the SDK raises: errors of its own, and those of the connection."""
+    import docker
+    import urllib3
+
+    return (docker.errors.DockerException, docker.errors.StreamParseError, OSError, urllib3.exceptions.HTTPError)
+
+
+def told(error: Exception) -> str:
+    """Tell what the engine said, or that it is lost."""
+    import docker
+
+    if isinstance(error, docker.errors.APIError):
+        return str(error.explanation or f"status {error.status_code}")
+    if isinstance(error, (docker.errors.DockerException, docker.errors.StreamParseError)):
+        return str(error)
+    return f"the Docker engine's answer broke off ({type(error).__name__})"
+
+
+def pull(client: Any, base: str, auth: Auth | None, transcript: Transcript) -> None:
+    """Pull an image for linux/amd64; without `auth`, with what Docker's own configuration has. Raises RegistryError."""
     name, _, digest = base.partition("@")
 
     def begin() -> Any:
@@ -165,7 +182,7 @@ def _pull(client: Any, base: str, auth: Auth, transcript: _Transcript) -> None:
         transcript.write(message)
 
 
-def _build(client: Any, image: Image, base: str | None, tag: str, transcript: _Transcript) -> None:
+def _build(client: Any, image: Image, base: str | None, tag: str, transcript: Transcript) -> None:
     with tempfile.TemporaryFile() as context:
         write_context(image, base, context)
         context.seek(0)
@@ -200,7 +217,7 @@ def _named_line(problem: str, image: Image) -> str:
     return _VALUES.sub(r"\1=…", lines[int(found[1]) - 1]) if found and 0 < int(found[1]) <= len(lines) else ""
 
 
-def _push(client: Any, tag: str, auth: Auth | None, transcript: _Transcript) -> str:
+def _push(client: Any, tag: str, auth: Auth | None, transcript: Transcript) -> str:
     repository, _, version = tag.rpartition(":")
 
     def begin() -> Any:
