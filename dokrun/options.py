@@ -139,7 +139,9 @@ def _tags(name: str, value: object) -> tuple[str, ...]:
 
 
 def _image(name: str, value: object) -> Image | str:
-    return value if isinstance(value, Image) else _text(name, value)
+    if isinstance(value, Image) or (isinstance(value, str) and value):
+        return value
+    raise OptionError(f'{name}={value!r} must be a text, the name of an image, or a dok.Image; as in "name:tag"')
 
 
 _CHECKS = {

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from emulated import STAYS, Line, request
 from test_emulator import artifact_of, exit_code
 
 from dokrun.api import Client, models
-from dokrun.emulator import Behaviour, Emulator
+from dokrun.emulator import Behaviour, Emulator, reaper
 from dokrun.errors import ConfigError
 
 PATIENCE_S = 60.0
@@ -274,6 +275,68 @@ def test_nothing_is_left_of_an_emulator_whose_process_is_killed(image: str, line
         host.communicate(timeout=PATIENCE_S)  # the helper holds the output as well, so this waits for both
     assert containers() == before
     assert list(tmp_path.iterdir()) == []
+
+
+class _CutsPulls(BaseHTTPRequestHandler):
+    """An engine that is lost in the midst of every pull."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        listed = self.path.partition("?")[0].endswith("/containers/json")
+        body = json.dumps([] if listed else {"ApiVersion": "1.43"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_POST(self) -> None:
+        self.send_response(200)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        self.wfile.write(b'40\r\n{"status": "Pulling')
+        self.close_connection = True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def engine_that_cuts_pulls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _CutsPulls) as server:
+        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield
+        server.shutdown()
+
+
+@pytest.mark.usefixtures("engine_that_cuts_pulls")
+def test_a_pull_that_is_cut_midway_is_an_error_of_the_task() -> None:
+    behaviour = Behaviour(runtime="docker")
+    with Emulator(behaviour=behaviour) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+        task = run(own, "", "registry.invalid/image:1")
+    assert task.status == "error"
+    assert "the image cannot be pulled" in (task.error_message or "")
+
+
+def test_the_helper_removes_the_folder_whatever_the_engine_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with socket.socket(socket.AF_UNIX) as engine:
+        engine.bind(str(tmp_path / "engine"))
+        engine.listen()
+        engine.settimeout(PATIENCE_S)
+        with subprocess.Popen(
+            [sys.executable, "-I", "-S", reaper.__file__, str(folder), f"unix://{tmp_path}/engine", "label=1"],
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as helper:
+            assert helper.stdin is not None
+            helper.stdin.close()
+            with engine.accept()[0] as connection:
+                connection.sendall(b"no HTTP\r\n\r\n")
+                helper.wait(PATIENCE_S)
+    assert not folder.exists()
 
 
 def test_without_an_engine_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import signal
 import subprocess
 import sys
+import sysconfig
 import textwrap
 import threading
 import types
@@ -67,6 +69,35 @@ def test_a_rehearsal_that_dies_or_stays_too_long_is_told_as_on_a_gpu() -> None:
         stay.rehearse()
 
 
+@dok.remote(plan="h100-80gb")
+def kill_the_supervisor() -> None:
+    supervisor = os.getppid()
+    os.kill(supervisor, signal.SIGKILL)
+    while os.getppid() == supervisor:
+        pass
+
+
+def test_a_rehearsal_without_an_outcome_may_have_run() -> None:
+    with pytest.raises(dok.TaskFailed, match="exit status -9") as caught:
+        kill_the_supervisor.rehearse()
+    assert caught.value.ran == "maybe"
+
+
+@dok.remote(plan="h100-80gb")
+def leave_a_daemon(pipe: str) -> int:
+    print("leaving", flush=True)
+    return subprocess.Popen(["/bin/cat", pipe], start_new_session=True).pid
+
+
+def test_a_rehearsal_does_not_wait_for_a_daemon_that_holds_its_output(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    daemon = leave_a_daemon.rehearse(str(tmp_path / "pipe"))
+    os.kill(daemon, signal.SIGKILL)
+    assert capsys.readouterr().out == "leaving\n"
+
+
 def test_arguments_that_do_not_fit_or_cannot_be_pickled_are_refused_before_anything_runs() -> None:
     with pytest.raises(dok.OptionError, match="missing a required argument"):
         look.rehearse()  # type: ignore[call-arg]
@@ -102,6 +133,36 @@ def test_a_rehearsal_finds_what_is_imported_from_a_folder_that_does_not_travel(t
         check=False,
     )
     assert done.stdout == "No module named 'hidden'\n", done.stderr
+
+
+def test_a_rehearsal_finds_what_the_user_has_installed_for_themselves(tmp_path: Path) -> None:
+    interpreter = sys._base_executable  # type: ignore[attr-defined]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(Path(dok.__file__).parents[1]), sysconfig.get_path("platlib")]),
+    }
+    ask = [interpreter, "-c", "import site; print(site.getusersitepackages())"]
+    folder = Path(subprocess.run(ask, env=environment, capture_output=True, text=True, check=True).stdout.strip())
+    folder.mkdir(parents=True)
+    (folder / "installed.py").write_text("ONE = 1\n")
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent("""
+            import importlib
+            import dokrun as dok
+
+            @dok.remote(plan="v100-32gb", profile="local")
+            def work():
+                return importlib.import_module("installed").ONE
+
+            print(work.rehearse())
+        """)
+    )
+    done = subprocess.run(
+        [interpreter, str(script)], env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "1\n", done.stderr
 
 
 def where() -> tuple[str, int, bool]:

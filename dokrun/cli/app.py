@@ -95,9 +95,10 @@ def config_show(profile: Profile = None) -> None:
     if settings.profile != config.LOCAL:
         table.add_row("api_url", settings.api_url, settings.source["api_url"])
         table.add_row("access_token", "…", settings.source["access_token"])
-        bucket = settings.bucket
-        for key in ("name", "endpoint_url", "region"):
-            value = getattr(bucket, key) if bucket else None
-            table.add_row(f"bucket.{key}", value or "not set", settings.source.get(f"bucket.{key}", ""))
+        for table_name, keys in (("bucket", ("name", "endpoint_url", "region")), ("registry", ("name", "username"))):
+            for key in keys:
+                value = getattr(getattr(settings, table_name), key, None)
+                where = settings.source.get(f"{table_name}.{key}", "")
+                table.add_row(f"{table_name}.{key}", value or "not set", where)
     table.add_row("state_dir", str(settings.state_dir), "")
     Console().print(table)

@@ -30,7 +30,8 @@ def explain(
     """List the files that would go along with a call, largest first, and why. Imports the script, and sends nothing."""
     function, name = _load(target)
     # A remote function shows its options to nobody else: they may hold the container's environment.
-    options = function._options.over(config.load(profile).defaults)  # noqa: SLF001
+    written = function._options  # noqa: SLF001
+    options = written.over(config.load(profile or written.profile).defaults)
     found = explained(function.__dokrun_function__, name, include=options.include, exclude=options.exclude)
     _show(found)
     check_size(found.files)

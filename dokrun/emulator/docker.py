@@ -170,12 +170,12 @@ class DockerRuntime:
         (folder / "artifact").chmod(0o777)
         try:
             image = await self._pulled(task_id, container.image)
-        except failures as error:
-            log.end()
-            raise NoImage(f"the image cannot be pulled: {_told(error)}") from error
         except NoImage:
             log.end()
             raise
+        except Exception as error:
+            log.end()
+            raise NoImage(f"the image cannot be pulled: {_told(error)}") from error
         try:
             name, output = await to_thread.run_sync(self._start, task_id, container, image, folder / "artifact")
         except failures as error:
@@ -212,7 +212,7 @@ class DockerRuntime:
         def work() -> None:
             try:
                 image_id = self._pull(image)
-            except _failures() as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, the task waits for this answer
                 _settle(partial(pulled.set_exception, error))
             else:
                 _settle(partial(pulled.set_result, image_id))
@@ -283,7 +283,10 @@ def _host() -> str:
 
 def _failures() -> tuple[type[Exception], ...]:
     """List what the SDK raises: errors of its own, those of the connection and of addresses."""
-    return (_docker().errors.DockerException, OSError, ValueError)
+    import urllib3
+
+    errors = _docker().errors
+    return (errors.DockerException, errors.StreamParseError, urllib3.exceptions.HTTPError, OSError, ValueError)
 
 
 def _docker() -> Any:

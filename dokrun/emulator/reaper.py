@@ -147,14 +147,16 @@ def main(folder: str, *engine_and_label: str) -> None:
             sessions.add(int(line[1:]))
         else:
             sessions.discard(int(line[1:]))
-    for session in sessions:
-        kill_session(session)
     try:
+        for session in sessions:
+            kill_session(session)
         if engine_and_label:
             remove_containers(*engine_and_label)
     except OSError:
         pass  # the engine has gone, with all of its containers
-    shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        # Even where what the engine answers makes no sense.
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

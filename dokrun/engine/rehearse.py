@@ -7,21 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
+import site
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from dokrun import config
-from dokrun.api.models import Task
+from dokrun.api.models import Container, Task
 from dokrun.engine.archive import extract_own
 from dokrun.engine.collect import read_outcomes
 from dokrun.engine.engine import get
 from dokrun.engine.images import Images
 from dokrun.engine.prepare import Call, Job, prepare
+from dokrun.engine.registries import credentials_of
 from dokrun.image.container import run
+from dokrun.image.reference import Reference
 from dokrun.options import Options
 from dokrun.payload import shim
 from dokrun.shim import protocol
@@ -31,6 +36,8 @@ from dokrun.shim.envelope import pack
 _PAYLOAD = "/opt/dokrun-payload"
 # What a container's environment would not have is left out; what this machine's Python cannot run without stays.
 _KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
+# How long the last output may take to arrive, where a process that the function has left still holds the pipe.
+_LAST_WORDS_S = 1.0
 
 
 def rehearse(call: Call, options: Options, *, container: bool) -> Any:
@@ -53,24 +60,27 @@ def rehearse(call: Call, options: Options, *, container: bool) -> Any:
     with tempfile.TemporaryDirectory(prefix="dokrun-") as name:
         folder = Path(name)
         (folder / "artifact").mkdir()
-        if container:
-            _run_in_container(job, folder)
-        else:
-            _run(job, folder)
-        task = Task(id="rehearsal", status="done")
-        outcome = read_outcomes(job, task, folder / "artifact", settings.state_dir / "results")[0]
+        exit_code = _run_in_container(job, folder) if container else _run(job, folder)
+        outcome = read_outcomes(job, _ended(exit_code), folder / "artifact", settings.state_dir / "results")[0]
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
 
 
-def _run_in_container(job: Job, folder: Path) -> None:
+def _ended(exit_code: int) -> Task:
+    """Make the task that a rehearsal would have been."""
+    return Task(id="rehearsal", status="error" if exit_code else "done", containers=[Container(exit_code=exit_code)])
+
+
+def _run_in_container(job: Job, folder: Path) -> int:
     engine = get(job.options.profile)
     images = Images(replace(engine.settings, uses_images=True), engine.client)
+    image = images.ready(job.options.image).reference
+    credentials = credentials_of(engine.settings, Reference.parse(image).host)
     payload = pack(dict(job.header), job.segments)
     archive = folder / "artifact.tar.gz"
-    run(
-        images.ready(job.options.image).reference,
+    exit_code = run(
+        image,
         entrypoint=shim.ENTRYPOINT,
         command=shim.command(None, None),
         environment={**job.options.env, **_told(payload, f"file://{_PAYLOAD}", "/opt/artifact")},
@@ -78,8 +88,10 @@ def _run_in_container(job: Job, folder: Path) -> None:
         left="/opt/artifact",
         archive=archive,
         progress=lambda text: print(text, end=""),
+        auth=None if credentials is None else (credentials.username, credentials.password.reveal()),
     )
     extract_own(archive, folder / "artifact")
+    return exit_code
 
 
 def _told(payload: bytes, url: str, artifact_dir: str) -> dict[str, str]:
@@ -92,7 +104,7 @@ def _told(payload: bytes, url: str, artifact_dir: str) -> dict[str, str]:
     }
 
 
-def _run(job: Job, folder: Path) -> None:
+def _run(job: Job, folder: Path) -> int:
     for inner in ("home", "tmp"):
         (folder / inner).mkdir()
     payload = pack(dict(job.header), job.segments)
@@ -102,6 +114,8 @@ def _run(job: Job, folder: Path) -> None:
         **{name: os.environ[name] for name in _KEPT if name in os.environ},
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
+        # The other HOME would hide what the user has installed with `pip install --user`.
+        **({"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {}),
         **job.options.env,
         **_told(payload, path.as_uri(), str(folder / "artifact")),
     }
@@ -115,12 +129,30 @@ def _run(job: Job, folder: Path) -> None:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
+        start_new_session=True,
     )
+    # A thread of its own: a process that the function leaves running holds the pipe open for as long as it likes.
+    reader = threading.Thread(target=_print, args=(process.stdout,), daemon=True)
     try:
-        # Not handed down: a notebook's output is not this process's standard output.
-        for line in process.stdout or ():
-            print(line, end="")
+        reader.start()
+        return process.wait()
     finally:
         # A Ctrl-C ends the supervisor in its own way, which ends its workers.
         process.terminate()
-        process.communicate()
+        process.wait()
+        _kill_group(process.pid)
+        reader.join(_LAST_WORDS_S)
+
+
+def _print(output: IO[str]) -> None:
+    # Not handed down: a notebook's output is not this process's standard output.
+    with output:
+        for line in output:
+            print(line, end="")
+
+
+def _kill_group(group: int) -> None:
+    try:
+        os.killpg(group, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):  # nothing is left; macOS says the latter of a group of zombies
+        pass

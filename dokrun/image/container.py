@@ -6,12 +6,12 @@ import contextlib
 import gzip
 import io
 import tarfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dokrun.errors import ImageError
-from dokrun.image.build import engine
+from dokrun.image.build import Auth, Transcript, engine, failures, pull, told
 
 
 def run(
@@ -24,6 +24,7 @@ def run(
     left: str,
     archive: Path,
     progress: Callable[[str], None],
+    auth: Auth | None = None,
 ) -> int:
     """Run an image, pulled if need be; the container is gone afterwards.
 
@@ -39,6 +40,7 @@ def run(
         left: a folder that anybody may write in.
         archive: where the content of that folder is written afterwards, as a tar.gz.
         progress: is given what the program writes, as it comes.
+        auth: for the pull; without it, what Docker's own configuration has for that host.
 
     Returns:
         Its exit status.
@@ -46,17 +48,14 @@ def run(
     Raises:
         ImageError: no Docker engine answers, or the image cannot be had or started.
     """
-    import docker  # type: ignore[import-untyped]
-
+    transcript = Transcript(lambda _line: None, [auth[1]] if auth and auth[1] else [])
     with engine() as api:
-        try:
-            _have(api, image)
+        with _told_as(f"the Docker engine cannot make a container of {image}", transcript):
+            _have(api, image, auth, transcript)
             container = api.create_container(
                 image, command=list(command), entrypoint=list(entrypoint), environment=dict(environment)
             )
-        except docker.errors.APIError as error:
-            raise ImageError(f"the Docker engine cannot make a container of {image}: {error.explanation}") from None
-        try:
+        with _told_as(f"{image} cannot be run by the Docker engine", transcript), _removed(api, container):
             api.put_archive(container, "/", _archive(given, left))
             api.start(container)
             for output in api.logs(container, stream=True, follow=True):
@@ -65,23 +64,34 @@ def run(
             content, _ = api.get_archive(container, left)
             with gzip.open(archive, "wb", compresslevel=1) as file:
                 file.writelines(content)
-        except docker.errors.APIError as error:
-            raise ImageError(f"{image} cannot be run by the Docker engine: {error.explanation}") from None
-        finally:
-            with contextlib.suppress(docker.errors.APIError):
-                api.remove_container(container, force=True)
         return status
 
 
-def _have(api: Any, image: str) -> None:
-    import docker
+@contextlib.contextmanager
+def _told_as(what: str, transcript: Transcript) -> Iterator[None]:
+    try:
+        yield
+    except failures() as error:
+        raise ImageError(f"{what}: {transcript.clean(told(error))}") from None
+
+
+@contextlib.contextmanager
+def _removed(api: Any, container: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # Of an engine that is lost, the first error tells.
+        with contextlib.suppress(*failures()):
+            api.remove_container(container, force=True)
+
+
+def _have(api: Any, image: str, auth: Auth | None, transcript: Transcript) -> None:
+    import docker  # type: ignore[import-untyped]
 
     try:
         api.inspect_image(image)
     except docker.errors.ImageNotFound:
-        for _ in api.pull(image, stream=True, decode=True):
-            pass
-        api.inspect_image(image)
+        pull(api, image, auth, transcript)
 
 
 def _archive(given: Mapping[str, bytes], left: str) -> bytes:
