@@ -136,7 +136,8 @@ def test_a_rehearsal_finds_what_is_imported_from_a_folder_that_does_not_travel(t
 
 
 def test_a_rehearsal_finds_what_the_user_has_installed_for_themselves(tmp_path: Path) -> None:
-    interpreter = sys._base_executable  # type: ignore[attr-defined]
+    # The one below the virtual environment, which has no such folder.
+    interpreter = str(Path(sys.base_prefix) / "bin" / f"python3.{sys.version_info.minor}")
     environment = {
         "PATH": os.environ["PATH"],
         "HOME": str(tmp_path),
