@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dokrun.cost import Price
     from dokrun.engine import Call
     from dokrun.future import Future
+    from dokrun.payload.explain import Explanation
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -48,7 +49,9 @@ class RemoteFunction(Generic[P, R_co]):
         """Send the call to DOK and return its future at once.
 
         Raises:
-            OptionError: the arguments do not fit the function's signature, or no plan is given.
+            OptionError: the arguments do not fit the function's signature, no plan is given, or `include` or `exclude`
+                cannot be meant so.
+            SourceTooLarge: your files that would go along are too many.
             NotSerializable: an argument cannot be pickled; names which, and where inside it.
             ConfigError: the profile is not complete.
         """
@@ -70,12 +73,29 @@ class RemoteFunction(Generic[P, R_co]):
         return Rehearsal(self._rehearse)
 
     def options(self, **changed: Unpack[GivenOptions]) -> RemoteFunction[P, R_co]:
-        """Make a copy with other options, which are those of `remote`; `env` and `tags` are replaced whole.
+        """Make a copy with other options, which are those of `remote`; `env` and lists are replaced whole.
+
+        None takes back what was said before: the profile's default holds again, or else dokrun's. So
+        `f.options(image=None)` runs in an ordinary image, whatever the decorator says.
 
         Raises:
             OptionError: an option is not known, or its value is wrong.
         """
         return RemoteFunction(self._function, self._options.updated(changed))
+
+    def explain(self) -> Explanation:
+        """Tell which of your files a call would send along, and why; those that only its arguments need are not known.
+
+        Raises:
+            OptionError: an `include` matches no file, or `exclude` takes away what the function is defined in.
+            NotSerializable: the function cannot be pickled.
+            ConfigError: the profile is not complete.
+        """
+        from dokrun import config
+        from dokrun.payload.explain import explain
+
+        options = self._options.over(config.load(self._options.profile).defaults)
+        return explain(self._function, self.__name__, include=options.include, exclude=options.exclude)
 
     @property
     def __dokrun_function__(self) -> Callable[P, R_co]:
@@ -181,7 +201,7 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         exclude: patterns, as in .gitignore, of files that stay here.
         name: the name that the task bears, in place of the function's.
         profile: whose account, in place of the one that the environment chooses.
-        **options: all of them but `function` are named.
+        **options: all of them but `function` are named. None is as if an option were not given.
 
     Raises:
         OptionError: an option is not known or wrong, or it is a kind of function that cannot be sent.

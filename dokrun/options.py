@@ -26,17 +26,17 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 
 
 class GivenOptions(TypedDict, total=False):
-    """The options as the user writes them, for those who read types."""
+    """The options as the user writes them, for those who read types; None is as if nothing were said."""
 
-    plan: str
-    image: Image | str
-    timeout: Duration
-    env: Mapping[str, str]
-    tags: Iterable[str]
-    include: Iterable[str]
-    exclude: Iterable[str]
-    name: str
-    profile: str
+    plan: str | None
+    image: Image | str | None
+    timeout: Duration | None
+    env: Mapping[str, str] | None
+    tags: Iterable[str] | None
+    include: Iterable[str] | None
+    exclude: Iterable[str] | None
+    name: str | None
+    profile: str | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Options:
     profile: str | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Options:
-        """Make a copy with what is given, as the user writes it.
+        """Make a copy with what is given, as the user writes it; None takes back what was said before.
 
         Raises:
             OptionError: an option is not known, or its value is wrong.
@@ -78,7 +78,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
         if check is None:
             raise OptionError(f"@remote has no option {name!r}{suggest(name, _CHECKS)}")
         key = "timeout_s" if name == "timeout" else name
-        checked[key] = check(name, value)
+        checked[key] = getattr(Options(), key) if value is None else check(name, value)
     return checked
 
 

@@ -138,6 +138,27 @@ def test_more_than_the_limit_is_refused_naming_the_largest_files(folder: Path) -
     assert "object storage or the image" in said
 
 
+def test_a_refusal_names_only_files_that_matter_in_fitting_units(folder: Path) -> None:
+    for name, size in {"large.bin": 25 * MIB, "medium.bin": 700 << 10, "small.bin": 100 << 10}.items():
+        with (folder / name).open("wb") as file:
+            file.truncate(size)
+    with pytest.raises(SourceTooLarge) as caught:
+        bundle(files_of("parcel"))
+    assert "the largest are parcel/large.bin (25.0 MiB), parcel/medium.bin (700.0 KiB). Write" in str(caught.value)
+
+
+def test_where_only_the_number_of_files_is_large_a_refusal_names_their_folders(folder: Path) -> None:
+    (folder / "shards").mkdir()
+    for number in range(200):
+        with (folder / "shards" / f"{number}.bin").open("wb") as file:
+            file.truncate(200 << 10)
+    with pytest.raises(SourceTooLarge) as caught:
+        bundle(files_of("parcel"))
+    assert "the largest are parcel/shards/ (39.1 MiB), parcel/ (18 B). " in str(caught.value)
+    assert 'Write exclude=["parcel/shards/", …]' in str(caught.value)
+    bundle(collect(["parcel"], module="parcel", exclude=["parcel/shards/"]).files)
+
+
 def test_exactly_the_limit_goes_along(folder: Path) -> None:
     taken = sum(file.size for file in files_of("parcel"))
     with (folder / "data.bin").open("wb") as file:

@@ -184,6 +184,24 @@ def test_exclude_takes_away_even_what_is_imported_or_included() -> None:
 
 @pytest.mark.usefixtures("project")
 @pytest.mark.parametrize(
+    ("module", "exclude", "file"),
+    [
+        ("train", "train.py", "train.py"),
+        ("helpers.maths", "*.py", "helpers/maths.py"),
+        ("models.net", "models/", "models/net.py"),
+        ("helpers", "__init__.py", "helpers/__init__.py"),
+    ],
+)
+def test_an_exclude_that_takes_away_what_the_function_is_imported_from_is_refused(
+    module: str, exclude: str, file: str
+) -> None:
+    with pytest.raises(OptionError, match=f"^exclude= takes away {file}, in which run is defined"):
+        source.collect([module], module=module, name="run", by_name=True, exclude=[exclude])
+    assert file not in [each.name for each in source.collect([module], module=module, exclude=[exclude]).files]
+
+
+@pytest.mark.usefixtures("project")
+@pytest.mark.parametrize(
     ("include", "hint"),
     [
         ("tables.csv", "did you mean 'table.csv'"),

@@ -60,7 +60,7 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
 
     Raises:
         NotSerializable: names the argument, and where inside it.
-        OptionError: an `include` matches no file.
+        OptionError: an `include` matches no file, or `exclude` takes away the function's own module.
         SourceTooLarge: the user's files that would go along are too many.
     """
     segments: list[Segment] = []
@@ -82,6 +82,7 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
         serializer.modules,
         module=source.module_of(call.function),
         name=call.name,
+        by_name=where is not None,
         include=options.include,
         exclude=options.exclude,
     )

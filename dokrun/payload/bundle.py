@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Any
 
 from dokrun.errors import OptionError, SourceTooLarge
@@ -20,6 +22,8 @@ LIMIT_BYTES = 25 << 20
 # From this size on a bundle is kept in the bucket by its content; a smaller one is sooner sent than looked for.
 OBJECT_BYTES = 32 << 10
 _NAMED = 5
+# A file is worth naming from this share of them all on.
+_MATTERS = 0.01
 
 
 @dataclass(frozen=True)
@@ -57,18 +61,34 @@ def check_size(files: Sequence[SourceFile]) -> None:
     """Refuse files that are too much to be sent along.
 
     Raises:
-        SourceTooLarge: names the largest of them.
+        SourceTooLarge: names the largest of them, or the folders that hold most where all of them are small.
     """
     total = sum(file.size for file in files)
     if total <= LIMIT_BYTES:
         return
-    largest = sorted(files, key=lambda file: -file.size)[:_NAMED]
-    names = ", ".join(f"{file.name} ({file.size / 2**20:.1f} MiB)" for file in largest)
+    largest = _largest(files, total)
+    names = ", ".join(f"{name} ({size_text(size)})" for name, size in largest)
     raise SourceTooLarge(
-        f"your files that would go along are {total / 2**20:.1f} MiB, and {LIMIT_BYTES >> 20} MiB may; the largest are "
-        f'{names}. Write exclude=["{largest[0].name}", …] for what the function does not need; put data into object '
+        f"your files that would go along are {size_text(total)}, and {LIMIT_BYTES >> 20} MiB may; the largest are "
+        f'{names}. Write exclude=["{largest[0][0]}", …] for what the function does not need; put data into object '
         "storage or the image"
     )
+
+
+def size_text(size: int) -> str:
+    """Tell a number of bytes in a fitting unit: `12 B`, `3.4 KiB`, `5.6 MiB`."""
+    if size >= 1 << 20:
+        return f"{size / 2**20:,.1f} MiB"
+    return f"{size / 1024:,.1f} KiB" if size >= 1 << 10 else f"{size} B"
+
+
+def _largest(files: Sequence[SourceFile], total: int) -> list[tuple[str, int]]:
+    sizes = Counter({file.name: file.size for file in files if file.size >= total * _MATTERS})
+    if not sizes:
+        for file in files:
+            folder = str(PurePosixPath(file.name).parent)
+            sizes[file.name if folder == "." else f"{folder}/"] += file.size
+    return sizes.most_common(_NAMED)
 
 
 # Few: each may hold as much as goes along.

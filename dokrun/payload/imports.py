@@ -21,6 +21,7 @@ from pathlib import Path
 _PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
 # dokrun need not be installed where an ordinary package would be; the shim has what the container needs of it.
 _OURSELVES = __name__.partition(".")[0]
+_IN_THE_SHIM = frozenset({_OURSELVES, "cloudpickle"})
 
 
 def file_of(module: str) -> Path | None:
@@ -94,7 +95,7 @@ def top_level(name: str) -> Path | None:
 
 def is_package_of_others(name: str) -> bool:
     """Tell whether a top-level module is there and is neither the user's own nor the standard library's."""
-    if name in sys.stdlib_module_names or name == _OURSELVES:
+    if name in sys.stdlib_module_names or name in _IN_THE_SHIM:
         return False
     return bool(_places(name)) and top_level(name) is None
 

@@ -11,7 +11,8 @@ From the modules that the pickles refer to, `import` statements are followed to 
   `__main__` the folder of the script, and where there is no script, as in a notebook, the current one. What the Python
   files among them import comes too.
 - What git ignores stays out of a package's folder; what is imported by name or included goes along all the same.
-- `exclude=`, in the patterns of `.gitignore`, has the last word.
+- `exclude=`, in the patterns of `.gitignore`, has the last word, but may not take away the module that the function is
+  imported from. Of other modules nobody can tell: the image may have them, or the function may do without.
 - `.git`, `.venv`, `__pycache__` and `*.pyc` stay out always, and so do installed packages.
 """
 
@@ -35,6 +36,7 @@ from dokrun.payload.include import find_included
 
 # What runs as a program, and what multiprocessing makes of it in a child: nobody else can import either.
 MAIN = frozenset({"__main__", "__mp_main__"})
+_EXCLUDED = "exclude="
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def collect(
     *,
     module: str = "__main__",
     name: str = "",
+    by_name: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
 ) -> Source:
@@ -116,11 +119,13 @@ def collect(
         modules: the names of modules that the pickles refer to.
         module: the module that the function was written in: what `include` is relative to.
         name: the function's name, for the reasons.
+        by_name: the container looks the function up in its module, which has to go along then.
         include: files, folders and glob patterns that are added.
         exclude: patterns of what stays out.
 
     Raises:
-        OptionError: an `include` matches no file, or an `exclude` is not a pattern.
+        OptionError: an `include` matches no file, an `exclude` is not a pattern, or it takes away the function's own
+            module.
     """
     search = _Search(exclude)
     main = imports.file_of("__main__")
@@ -138,6 +143,8 @@ def collect(
     for pattern, found in find_included(include, base):
         search.add_included(found, base, f"include={pattern!r}")
     search.follow()
+    if by_name:
+        search.insist(module, name)
     return search.result()
 
 
@@ -197,6 +204,15 @@ class _Search:
                 if archive_name in self._files:
                     self.want_imports(path, imports.package_of(name, path), archive_name)
 
+    def insist(self, module: str, function: str) -> None:
+        for name, path in imports.files_of(module):
+            file = imports.archive_name(name, path)
+            if name == module and self._left_out.get(file) == _EXCLUDED:
+                raise OptionError(
+                    f"exclude= takes away {file}, in which {function} is defined, and the container could not import "
+                    "it; write patterns that leave it in"
+                )
+
     def add_included(self, found: Found, base: Path, reason: str) -> None:
         name = found.path.relative_to(base).as_posix()
         if found.left_out:
@@ -221,7 +237,7 @@ class _Search:
         if name in self._files:
             return False
         if self._exclude.match_file(name):
-            self._left_out[name] = "exclude="
+            self._left_out[name] = _EXCLUDED
             return False
         try:
             state = path.stat()
