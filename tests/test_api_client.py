@@ -303,3 +303,28 @@ def test_an_address_that_is_no_url_is_a_mistake_of_the_settings() -> None:
 
 def test_a_client_shows_no_credentials_that_are_written_into_its_address() -> None:
     assert repr(Client("t", "s", base_url="https://user:canary@host/api")) == "Client(base_url='https://host/api')"
+
+
+@pytest.mark.parametrize("address", ["https://ann:canary", "https://ann:canary/x@host", "https://ann:canary?x@host"])
+def test_an_address_that_is_no_url_is_not_shown_for_it_may_hold_a_password(address: str, tmp_path: Path) -> None:
+    with pytest.raises(errors.ConfigError) as caught:
+        Client("t", "s", base_url=address)
+    assert "canary" not in "".join(traceback.format_exception(caught.value))
+    client = answering(200, json={"url": address})
+    with pytest.raises(errors.NotSent, match="its address is not a URL") as sent:
+        client.artifacts.download("1", tmp_path / "a")
+    assert "canary" not in repr(vars(sent.value)) + "".join(traceback.format_exception(sent.value))
+
+
+def test_the_services_words_are_shown_without_the_signatures_that_they_repeat() -> None:
+    words = {
+        "error_msg": "cannot use https://store/k?X-Amz-Signature=canary as an address",
+        "error_code": "bad_request",
+    }
+    error = refusal_of(answering(400, json=words))
+    assert str(error).endswith("cannot use https://store/k as an address")
+    assert "canary" not in repr(vars(error))
+
+
+def test_the_services_words_are_shown_no_further_than_anybody_reads() -> None:
+    assert len(str(refusal_of(answering(400, json={"error_msg": "a" * 10**6})))) < 3000

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import httpx
 
 from dokrun.api import resources
+from dokrun.api.clock import Clock
 from dokrun.api.connection import Connection
 from dokrun.api.transport import Backoff
 from dokrun.config import DEFAULT_API_URL, NO_CREDENTIALS, Secret
@@ -27,6 +28,7 @@ class Client:
         timeout_s: the longest wait, in seconds, for a connection and for each piece of an answer.
         backoff: how requests that may be repeated are repeated.
         transport: what sends the requests, in place of the network.
+        clock: what tells the time, in place of this machine's own clocks.
 
     Raises:
         MissingCredentials: the token or its secret is empty.
@@ -41,8 +43,9 @@ class Client:
         timeout_s: float = 30.0,
         backoff: Backoff | None = None,
         transport: httpx.BaseTransport | None = None,
+        clock: Clock | None = None,
     ) -> None:
-        secret = access_token_secret.reveal() if isinstance(access_token_secret, Secret) else access_token_secret
+        secret = access_token_secret if isinstance(access_token_secret, Secret) else Secret(access_token_secret)
         if not access_token or not secret:
             raise MissingCredentials(NO_CREDENTIALS)
         self._connection = Connection(
@@ -52,6 +55,7 @@ class Client:
             timeout_s=timeout_s,
             backoff=backoff or Backoff(),
             transport=transport,
+            clock=clock or Clock(),
         )
         self.auth = resources.Auth(self._connection)
         self.tasks = resources.Tasks(self._connection)
@@ -62,6 +66,15 @@ class Client:
         self.bills = resources.Bills(self._connection)
         self.ssh_keys = resources.SshKeys(self._connection)
         self.notifications = resources.Notifications(self._connection)
+
+    def check_clock(self) -> None:
+        """Make sure that this machine's clock is good enough to sign addresses; asks the service the time if it must.
+
+        Raises:
+            ConfigError: it is ten minutes or more off the service's.
+            NoAnswer: the service does not tell.
+        """
+        self._connection.check_clock()
 
     def close(self) -> None:
         """Close all connections."""

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import httpx
 import msgspec
 
-from dokrun import errors
+from dokrun import errors, redact
 from dokrun.api import models
+from dokrun.api.clock import Clock, DatedTransport, Skew
 from dokrun.api.transport import NOT_SENT, Backoff, NetworkTransport, RetryTransport, WholeBodyTransport
+from dokrun.config import Secret
 
 T = TypeVar("T")
 
@@ -30,17 +31,12 @@ _ADVICE = {
 }
 
 
-class _HideQueries(logging.Filter):
-    """Take the query out of the URLs that httpx logs at INFO: it may be a signature."""
+# What costs money from then on.
+_PAID = ("POST", "/tasks/")
+# Of the service's own words.
+_LONGEST_WORDS = 2000
 
-    def filter(self, record: logging.LogRecord) -> bool:
-        if isinstance(record.args, tuple):
-            hidden = (arg.copy_with(query=None) if isinstance(arg, httpx.URL) else arg for arg in record.args)
-            record.args = tuple(hidden)
-        return True
-
-
-logging.getLogger("httpx").addFilter(_HideQueries())
+redact.guard_logs()
 
 
 class Connection:
@@ -49,23 +45,28 @@ class Connection:
     def __init__(
         self,
         access_token: str,
-        access_token_secret: str,
+        access_token_secret: Secret,
         *,
         base_url: str,
         timeout_s: float,
         backoff: Backoff,
         transport: httpx.BaseTransport | None,
+        clock: Clock,
     ) -> None:
         try:
             self._base = httpx.URL(base_url.rstrip("/"))
-        except httpx.InvalidURL as error:
-            raise errors.ConfigError(f"the API's address is not a URL: {error}; look at DOKRUN_API_URL") from None
+        except httpx.InvalidURL:
+            # The problem's text tells the part of the address that is wrong, which may be one of a password.
+            raise errors.ConfigError("the API's address is not a URL; look at DOKRUN_API_URL") from None
         self.backoff = backoff
+        self.clock = clock
+        self._skew = Skew()
         network = transport or NetworkTransport()
+        answers = WholeBodyTransport(DatedTransport(network, self._skew, clock.now), steady=clock.steady)
         self._service = httpx.Client(
-            auth=(access_token, access_token_secret),
+            auth=(access_token, access_token_secret.reveal()),
             timeout=timeout_s,
-            transport=RetryTransport(WholeBodyTransport(network), backoff),
+            transport=RetryTransport(answers, backoff),
             headers={"Accept": "application/json", "User-Agent": "dokrun"},
         )
         # No credentials here: a download address names whatever host it likes.
@@ -76,7 +77,21 @@ class Connection:
     @property
     def shown(self) -> str:
         """The service's address, without whatever credentials somebody may have written into it."""
-        return f"{self._base.scheme}://{self._base.netloc.decode()}{self._base.path.rstrip('/')}"
+        return redact.url(self._base).rstrip("/")
+
+    def check_clock(self) -> None:
+        """Make sure that this machine's clock is good enough to sign; asks the service the time if it must.
+
+        Raises:
+            ConfigError: it is ten minutes or more off the service's.
+            NoAnswer: the service does not tell.
+        """
+        if not self._skew.known:
+            try:
+                self.execute("GET", "/auth/")
+            except errors.Refused:
+                pass  # it tells the time all the same
+        self._skew.check()
 
     def request(
         self,
@@ -94,7 +109,10 @@ class Connection:
             NoAnswer: it may have been received; of what creates something, nobody knows whether it did.
             Refused: the answer is an error; the class tells which kind.
             InvalidAnswer: the answer does not keep the service's contract.
+            ConfigError: it is a task to be created, and this machine's clock is known to be ten minutes or more off.
         """
+        if (method, path) == _PAID:
+            self._skew.check()
         return _decode(self._send(method, path, query, body), answer)
 
     def execute(self, method: str, path: str, *, query: dict[str, Any] | None = None) -> None:
@@ -117,7 +135,7 @@ class Connection:
                 response.close()
                 raise refused(response)
             return response
-        raise no_answer(failure, "GET", url.partition("?")[0])
+        raise no_answer(failure, "GET", redact.url(url))
 
     def close(self) -> None:
         """Close all connections."""
@@ -159,8 +177,8 @@ def no_answer(failure: Exception, method: str, path: str) -> errors.NoAnswer:
     To be raised where the original is no longer being handled: it would stay attached as the context.
     """
     kind = errors.NotSent if isinstance(failure, (*NOT_SENT, httpx.InvalidURL)) else errors.NoAnswer
-    problem = str(failure) or type(failure).__name__
-    return kind(f"{method} {path}: no answer from DOK ({problem})", method=method, path=path)
+    problem = "its address is not a URL" if isinstance(failure, httpx.InvalidURL) else redact.text(str(failure))
+    return kind(f"{method} {path}: no answer from DOK ({problem or type(failure).__name__})", method=method, path=path)
 
 
 def refused(response: httpx.Response) -> errors.Refused:
@@ -186,12 +204,13 @@ def refused(response: httpx.Response) -> errors.Refused:
 
 
 def _words(response: httpx.Response) -> models.Error:
-    """Read the service's own words, as many of them as can be read."""
+    """Read the service's own words, as many of them as can be read; they may repeat what was sent."""
     try:
         body = msgspec.json.decode(response.content, type=dict[str, Any])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, httpx.ResponseNotRead):
         return models.Error()
-    return msgspec.convert({name: value for name, value in body.items() if isinstance(value, str)}, models.Error)
+    words = {name: redact.text(value[:_LONGEST_WORDS]) for name, value in body.items() if isinstance(value, str)}
+    return msgspec.convert(words, models.Error)
 
 
 def _decode(response: httpx.Response, answer: type[T]) -> T:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import codecs
 import os
 import secrets
-import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import BinaryIO
@@ -20,6 +19,9 @@ from dokrun.api.connection import Connection, chunks
 Progress = Callable[[int, "int | None"], None]
 
 _PROGRESS_BYTES = 1 << 20
+# Any line that is in use carries more; what is slower is held up on purpose, or never ends.
+SLOWEST_BYTES_PER_S = 10_000
+PATIENCE_S = 60.0
 
 
 def download(
@@ -40,22 +42,22 @@ def download(
         on_progress: told how far it is with every MiB and at the end; fewer than before where it had to begin again.
 
     Raises:
-        NoAnswer: it broke, more often than the connection's backoff allows without coming any further.
+        NoAnswer: it broke, more often than the connection's backoff allows without coming any further, or is too slow.
         InvalidAnswer: it is larger than `limit_bytes`, or another part came than was asked for.
         Refused: the service gives no address, or the address is not good.
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    failures, furthest = 0, 0
+    failures, furthest, pace = 0, 0, _Pace(connection)
     try:
         with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as file:
             while True:
                 try:
-                    _append(connection, address(), file, limit_bytes, on_progress or _ignore)
+                    _append(connection, address(), file, limit_bytes, on_progress or _ignore, pace=pace)
                     break
                 except errors.NoAnswer:
                     failures = 0 if file.tell() > furthest else failures + 1
                     furthest = max(furthest, file.tell())
-                    if failures >= connection.backoff.attempts:
+                    if pace.too_slow or failures >= connection.backoff.attempts:
                         raise
                     connection.backoff.sleep(connection.backoff.pause_s(max(1, failures)))
         aside.replace(path)
@@ -68,14 +70,14 @@ def text(connection: Connection, address: Callable[[], str], *, limit_bytes: int
     """Yield the text that lies at an address, piece by piece; what is not UTF-8 is replaced.
 
     Raises:
-        NoAnswer: it broke.
+        NoAnswer: it broke, or is too slow.
         InvalidAnswer: it is larger than `limit_bytes`.
         Refused: the service gives no address, or the address is not good.
     """
     decoder, came = codecs.getincrementaldecoder("utf-8")(errors="replace"), 0
     with closing(connection.open(address())) as response:
         path, expected = response.request.url.path, _length(response)
-        for chunk in chunks(response):
+        for chunk in _Pace(connection).keep(chunks(response), path):
             came += len(chunk)
             _check_size(path, came, limit_bytes)
             yield decoder.decode(chunk)
@@ -83,28 +85,50 @@ def text(connection: Connection, address: Callable[[], str], *, limit_bytes: int
     yield decoder.decode(b"", final=True)
 
 
-def whole_text(connection: Connection, address: Callable[[], str], *, limit_bytes: int, limit_s: float = 120.0) -> str:
-    """Read the text that lies at an address as `text` does, from its beginning again where it broke.
-
-    No try lasts longer than `limit_s` seconds: a byte a second beats every timeout of a single read.
-    """
+def whole_text(connection: Connection, address: Callable[[], str], *, limit_bytes: int) -> str:
+    """Read the text that lies at an address as `text` does, from its beginning again where it broke."""
     for attempt in range(1, connection.backoff.attempts):
         try:
-            return "".join(_until(time.monotonic() + limit_s, text(connection, address, limit_bytes=limit_bytes)))
+            return "".join(text(connection, address, limit_bytes=limit_bytes))
         except errors.NoAnswer:
             connection.backoff.sleep(connection.backoff.pause_s(attempt))
-    return "".join(_until(time.monotonic() + limit_s, text(connection, address, limit_bytes=limit_bytes)))
+    return "".join(text(connection, address, limit_bytes=limit_bytes))
 
 
-def _until(deadline: float, pieces: Generator[str, None, None]) -> Generator[str, None, None]:
-    with closing(pieces):
-        for piece in pieces:
+class _Pace:
+    """Ends what comes too slowly: a byte a second beats every timeout of a single read.
+
+    Only the waiting counts, not what is done with the pieces; over all transfers, where one goes on after another.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self._steady = connection.clock.steady
+        self._came = 0
+        self._waited_s = 0.0
+
+    @property
+    def too_slow(self) -> bool:
+        """Whether it has taken longer than what came is allowed to."""
+        return self._waited_s > PATIENCE_S + self._came / SLOWEST_BYTES_PER_S
+
+    def keep(self, pieces: Iterator[bytes], path: str) -> Iterator[bytes]:
+        """Yield the pieces. Raises NoAnswer where they come too slowly."""
+        while True:
+            began = self._steady()
+            piece = next(pieces, None)
+            self._waited_s += self._steady() - began
+            if piece is None:
+                return
+            self._came += len(piece)
+            if self.too_slow:
+                slowest = f"{SLOWEST_BYTES_PER_S // 1000} kB a second"
+                raise errors.NoAnswer(f"GET {path}: less than {slowest} came", method="GET", path=path)
             yield piece
-            if time.monotonic() > deadline:
-                raise errors.NoAnswer("GET: the text took too long to come", method="GET")
 
 
-def _append(connection: Connection, url: str, file: BinaryIO, limit_bytes: int, on_progress: Progress) -> None:
+def _append(
+    connection: Connection, url: str, file: BinaryIO, limit_bytes: int, on_progress: Progress, *, pace: _Pace
+) -> None:
     with closing(connection.open(url, start=file.tell())) as response:
         path = response.request.url.path
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
@@ -115,7 +139,7 @@ def _append(connection: Connection, url: str, file: BinaryIO, limit_bytes: int, 
         length = _length(response)
         expected = None if length is None else file.tell() + length
         started = told = file.tell()
-        for chunk in chunks(response):
+        for chunk in pace.keep(chunks(response), path):
             file.write(chunk)
             _check_size(path, file.tell(), limit_bytes)
             if file.tell() - told >= _PROGRESS_BYTES:

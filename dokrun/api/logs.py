@@ -20,7 +20,7 @@ from dokrun.api import models
 from dokrun.api.transport import Backoff
 
 _log = logging.getLogger("dokrun.api")
-# Where websockets tells of each header that it sends, the token among them: nowhere.
+# Where websockets tells of each header that it sends, the token among them: nowhere. Its records carry the connection.
 _nowhere = logging.Logger("websockets", logging.CRITICAL + 1)  # noqa: LOG001 - no setting of anybody's reaches it
 
 LARGEST_MESSAGE_BYTES = 4 << 20

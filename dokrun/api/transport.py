@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
-from typing import cast
 
 import httpx
 
@@ -21,6 +20,8 @@ _log = logging.getLogger("dokrun.api")
 
 # Repeating one of these leaves the service as the first time did (RFC 9110, section 9.2.2).
 _IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE"})
+# What an answer says of its body as it travels.
+_OF_THE_WAY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 # Raised before a byte of the request has left this machine.
 NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
@@ -111,26 +112,36 @@ class NetworkTransport(httpx.BaseTransport):
 class WholeBodyTransport(httpx.BaseTransport):
     """Reads each answer to its end before it hands it on, so that a body which breaks can be asked for again.
 
-    Neither its size nor the time that it takes is without limit: a byte a second beats every timeout of a single read.
+    Neither its size, unpacked, nor the time that it takes is without limit: a byte a second beats every timeout of a
+    single read, and a packed answer its length on the way.
     """
 
-    def __init__(self, inner: httpx.BaseTransport, *, limit_bytes: int = 64 << 20, limit_s: float = 120.0) -> None:
+    def __init__(
+        self,
+        inner: httpx.BaseTransport,
+        *,
+        steady: Callable[[], float],
+        limit_bytes: int = 64 << 20,
+        limit_s: float = 120.0,
+    ) -> None:
         self._inner = inner
+        self._steady = steady
         self._limit_bytes = limit_bytes
         self._limit_s = limit_s
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request and read its answer."""
-        deadline = time.monotonic() + self._limit_s
+        deadline = self._steady() + self._limit_s
         body = bytearray()
         with closing(self._inner.handle_request(request)) as response:
-            for chunk in cast("httpx.SyncByteStream", response.stream):
+            for chunk in response.iter_bytes():
                 body += chunk
                 if len(body) > self._limit_bytes:
                     raise httpx.RemoteProtocolError(f"more than {self._limit_bytes} bytes came", request=request)
-                if time.monotonic() > deadline:
+                if self._steady() > deadline:
                     raise httpx.ReadTimeout(f"it took more than {self._limit_s:g} s", request=request)
-        return httpx.Response(response.status_code, headers=response.headers, stream=httpx.ByteStream(bytes(body)))
+        headers = [pair for pair in response.headers.multi_items() if pair[0] not in _OF_THE_WAY]
+        return httpx.Response(response.status_code, headers=headers, stream=httpx.ByteStream(bytes(body)))
 
     def close(self) -> None:
         """Close the connections."""
