@@ -30,6 +30,7 @@ import platformdirs
 
 from dokrun import profiles
 from dokrun.errors import ConfigError, MissingCredentials, suggest
+from dokrun.image.spec import HOST, NAMED_HOST, REPOSITORY
 from dokrun.options import Options
 from dokrun.profiles import DEFAULT
 
@@ -45,9 +46,6 @@ NO_BUCKET = (
     "no bucket is configured: set DOKRUN_BUCKET, and for a store other than AWS DOKRUN_S3_ENDPOINT_URL, to an "
     "S3-compatible bucket that you can read and write"
 )
-
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
 
 _TOKENS = ("DOKRUN_ACCESS_TOKEN", "SAKURA_ACCESS_TOKEN", "SAKURACLOUD_ACCESS_TOKEN")
 
@@ -286,6 +284,12 @@ def _registry(environ: Mapping[str, str], table: Mapping[str, Any], source: dict
     name = told.first("name", "DOKRUN_REGISTRY")
     if name is None:
         return None
+    if not re.fullmatch(f"{NAMED_HOST}(?:/{REPOSITORY})?/?", name):
+        # It may be an address with a password in it.
+        raise ConfigError(
+            f"the registry (from {_origin('DOKRUN_REGISTRY', environ)}) is not HOST/NAMESPACE; set DOKRUN_REGISTRY, or "
+            "name under [registry], to the like of my-registry.sakuracr.jp/team, in small letters and without https://"
+        )
     username = told.first("username", "DOKRUN_REGISTRY_USERNAME")
     password = told.secret("password", "DOKRUN_REGISTRY_PASSWORD")
     if (username is None) != (password is None):
@@ -293,14 +297,14 @@ def _registry(environ: Mapping[str, str], table: Mapping[str, Any], source: dict
         raise ConfigError(
             f"the registry {name} has only half of its credentials; set DOKRUN_REGISTRY_{missing.upper()}"
         )
-    return RegistrySettings(name.strip("/"), username, password)
+    return RegistrySettings(name.rstrip("/"), username, password)
 
 
 def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any]) -> str | None:
     told = environ.get("DOKRUN_HUB_MIRROR") or table.get("hub_mirror")
     if not told:
         return None
-    if not isinstance(told, str) or not _HOST.fullmatch(told):
+    if not isinstance(told, str) or not re.fullmatch(HOST, told):
         # It may be an address with a password in it.
         raise ConfigError(
             f"the mirror of Docker Hub (from {_origin('DOKRUN_HUB_MIRROR', environ)}) is not a registry's host; set "

@@ -1,4 +1,4 @@
-"""A registry that answers as it is told, for what a real one would never say."""
+"""A registry that answers as it is told, for what a real one would never say; and a real one that wants a password."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ import base64
 import hashlib
 import http.server
 import json
+import os
+import re
+import shutil
+import subprocess
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+import pytest
 
 from dokrun.config import Secret
 from dokrun.image.credentials import Credentials
-from dokrun.image.registry import Reference
+from dokrun.image.reference import Reference
 
 SECRET = "hunter2-pass"
 CREDENTIALS = Credentials("ann", Secret(SECRET))
@@ -84,3 +92,58 @@ class FakeRegistry:
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class GuardedRegistry:
+    """Docker's own registry, which shows nothing to whoever is not `CREDENTIALS`; kept in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        program = shutil.which("docker-registry")
+        if program is None:
+            missing = "no docker-registry is installed; `.ci/containers make test` installs it"
+            pytest.fail(missing) if os.environ.get("CI") else pytest.skip(missing)
+        # bcrypt of SECRET
+        (folder / "users").write_text("ann:$2b$04$.MoHg2W1mqqy39zmuCxnPeq9rJWDxhaoeqiBed3i9YbAXI23wQyxS\n")
+        (folder / "registry.yml").write_text(
+            "version: 0.1\nlog: {level: info}\nstorage: {inmemory: {}}\nhttp: {addr: '127.0.0.1:0'}\n"
+            f"auth: {{htpasswd: {{realm: tests, path: '{folder}/users'}}}}\n"
+        )
+        self._process = subprocess.Popen(
+            [str(program), "serve", str(folder / "registry.yml")],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stderr is not None
+        self._log = self._process.stderr
+        listening = next(filter(None, (re.search(r"listening on ([\d.:]+)", line) for line in self._log)))
+        self.host = listening[1]
+        # The pipe must not fill up.
+        self._reader = threading.Thread(target=self._log.read)
+        self._reader.start()
+
+    def reference(self) -> Reference:
+        return Reference.parse(f"{self.host}/team/app:1")
+
+    def put_image(self) -> None:
+        """Put the image in that `MANIFEST` is of, in the way of the protocol."""
+        kind = "application/vnd.oci.image.manifest.v1+json"
+        configuration = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": sha256(CONFIG)}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": {**configuration, "size": len(CONFIG)},
+            "layers": [],
+        }
+        with httpx.Client(base_url=f"http://{self.host}/v2/team/app", auth=("ann", SECRET)) as client:
+            begun = client.post("/blobs/uploads/")
+            where = httpx.URL(begun.headers["Location"]).copy_merge_params({"digest": sha256(CONFIG)})
+            client.put(where, content=CONFIG).raise_for_status()
+            put = client.put("/manifests/1", content=json.dumps(manifest), headers={"Content-Type": kind})
+            put.raise_for_status()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        self._reader.join()
+        self._log.close()

@@ -177,6 +177,35 @@ def test_a_mirror_that_is_no_host_is_refused(mirror: str, tmp_path: Path) -> Non
         assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "https://r.example/team",
+        "team",
+        "r.example/Team",
+        "r.example/team:1",
+        "r.example//team",
+        "ann:hunter2@r.example/a",
+    ],
+)
+def test_a_registry_that_is_no_host_and_namespace_is_refused(name: str, tmp_path: Path) -> None:
+    for toml, environ in (("", {"DOKRUN_REGISTRY": name}), (f'[registry]\nname = "{name}"', {})):
+        with pytest.raises(
+            ConfigError, match=r"DOKRUN_REGISTRY, or name under \[registry\].*sakuracr\.jp/team"
+        ) as caught:
+            load(tmp_path, toml=toml, **KEY, **environ)
+        assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["r.example/team", "localhost/team", "127.0.0.1:5000/a/b", "docker.io/ann/", "r.example"]
+)
+def test_a_registry_is_a_host_with_or_without_a_namespace(name: str, tmp_path: Path) -> None:
+    registry = load(tmp_path, **KEY, DOKRUN_REGISTRY=name).registry
+    assert registry is not None
+    assert registry.name == name.rstrip("/")
+
+
 @pytest.mark.parametrize("mirror", ["m.example", "127.0.0.1:5000", "[::1]:5000", "localhost"])
 def test_a_mirror_is_a_host_with_or_without_a_port(mirror: str, tmp_path: Path) -> None:
     assert load(tmp_path, **KEY, DOKRUN_HUB_MIRROR=mirror).hub_mirror == mirror

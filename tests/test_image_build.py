@@ -13,7 +13,7 @@ import pytest
 from containers import registry, slim_image
 
 from dokrun.errors import BuildFailed, ImageError, RegistryError
-from dokrun.image.build import build_and_push
+from dokrun.image.build import Base, build_and_push
 from dokrun.image.spec import Image
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -73,7 +73,8 @@ def test_an_image_holds_what_its_steps_say_and_its_digest_is_the_registrys(
     name, _, _ = slim_image().rpartition(":")
     lines: list[str] = []
 
-    digest = build_and_push(image, f"{name}@{digest_of(slim_image())}", tag, progress=lines.append)
+    base = Base(f"{name}@{digest_of(slim_image())}")
+    digest = build_and_push(image, {slim_image(): base}, tag, progress=lines.append)
 
     assert digest == digest_of(tag)
     assert any(line.startswith("Step 2/") and line.endswith("RUN echo hi > /x") for line in lines)
@@ -96,7 +97,7 @@ def test_a_step_that_fails_is_named_with_the_end_of_its_log_and_leaves_no_contai
     mark = uuid.uuid4().hex
     image = slim.env(TOKEN="s3cret").run("true").run(f"seq 100 >&2; echo {mark} >&2; exit 3").run("echo never")
     with pytest.raises(BuildFailed, match="returned a non-zero code: 3") as caught:
-        build_and_push(image, None, tag)
+        build_and_push(image, {}, tag)
     error = caught.value
     assert error.step == f"RUN seq 100 >&2; echo {mark} >&2; exit 3"
     lines = error.log.splitlines()
@@ -116,7 +117,7 @@ def test_no_value_of_a_variable_or_an_argument_is_in_the_log(tag: str, tmp_path:
     image = Image.from_dockerfile(tmp_path / "Dockerfile", build_args={"KEY": "very-s3cret"})
     lines: list[str] = []
     with pytest.raises(BuildFailed) as caught:
-        build_and_push(image, None, tag, progress=lines.append)
+        build_and_push(image, {}, tag, progress=lines.append)
     assert "…" in lines
     assert "s3cret" not in str(caught.value) + caught.value.log + "".join(lines)
 
@@ -124,14 +125,14 @@ def test_no_value_of_a_variable_or_an_argument_is_in_the_log(tag: str, tmp_path:
 def test_a_line_that_the_engine_cannot_read_is_named(tag: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {slim_image()}\nFETCH true\n")
     with pytest.raises(BuildFailed, match="unknown instruction") as caught:
-        build_and_push(Image.from_dockerfile(tmp_path / "Dockerfile"), None, tag)
+        build_and_push(Image.from_dockerfile(tmp_path / "Dockerfile"), {}, tag)
     assert caught.value.step == "FETCH true"
 
 
 def test_a_base_that_is_not_there_is_named(tag: str) -> None:
     image = Image.from_registry(f"{registry()}/no/such:image").run("true")
     with pytest.raises(BuildFailed, match=r"not found|unknown") as caught:
-        build_and_push(image, None, tag)
+        build_and_push(image, {}, tag)
     assert caught.value.step == f"FROM {registry()}/no/such:image"
 
 
@@ -145,7 +146,7 @@ def test_a_dockerfile_is_built_with_its_arguments_and_without_what_is_ignored(ta
         (context / name).write_text(name)
     (context / ".dockerignore").write_text("big\n**/*.log\n!logs/keep.log\n.dockerignore\n")
     image = Image.from_dockerfile(context / "Dockerfile", build_args={"WORD": "spoken"}).run("touch /added")
-    digest = build_and_push(image, None, tag)
+    digest = build_and_push(image, {}, tag)
     found = said(f"{tag.rpartition(':')[0]}@{digest}", "cd /x; cat /word; ls /added; find . -type f | sort")
     assert found.split() == ["spoken", "/added", "./Dockerfile", "./logs/keep.log", "./main.py"]
 
@@ -157,7 +158,7 @@ def test_a_dockerfile_may_lie_outside_of_its_context(tag: str, tmp_path: Path) -
     (tmp_path / "gpu.Dockerfile.dockerignore").write_text("other\n")
     (tmp_path / "context" / "other").write_text("not here")
     image = Image.from_dockerfile(tmp_path / "gpu.Dockerfile", context=tmp_path / "context")
-    digest = build_and_push(image, None, tag)
+    digest = build_and_push(image, {}, tag)
     assert said(f"{tag.rpartition(':')[0]}@{digest}", "ls -A /x").split() == ["file"]
 
 
@@ -165,22 +166,24 @@ def test_a_base_can_be_pulled_with_a_name_and_a_password_of_its_own(slim: Image,
     name, _, _ = slim_image().rpartition(":")
     lines: list[str] = []
     pinned = f"{name}@{digest_of(slim_image())}"
-    build_and_push(slim.run("true"), pinned, tag, pull_auth=("me", "p4ssw0rd"), progress=lines.append)
+    base = Base(pinned, ("me", "p4ssw0rd"))
+    build_and_push(slim.run("true"), {slim_image(): base}, tag, progress=lines.append)
     assert any(re.match(r"Digest: sha256:|Status: ", line) for line in lines)
+    gone = Base(f"{registry()}/no/such@sha256:{'1' * 64}", ("me", "p4ssw0rd"))
     with pytest.raises(RegistryError, match=r"could not pull .*/no/such@sha256") as caught:
-        build_and_push(slim.run("true"), f"{registry()}/no/such@sha256:{'1' * 64}", tag, pull_auth=("me", "p4ssw0rd"))
+        build_and_push(slim.run("true"), {slim_image(): gone}, tag)
     assert caught.value.host == registry()
     assert "p4ssw0rd" not in str(caught.value)
 
 
 def test_a_registry_that_does_not_answer_is_named(slim: Image) -> None:
     with pytest.raises(RegistryError, match=r"could not push 127\.0\.0\.1:1/x:y") as caught:
-        build_and_push(slim.run("true"), None, "127.0.0.1:1/x:y", auth=("me", "p4ssw0rd"))
+        build_and_push(slim.run("true"), {}, "127.0.0.1:1/x:y", auth=("me", "p4ssw0rd"))
     assert caught.value.host == "127.0.0.1:1"
     assert "p4ssw0rd" not in str(caught.value)
 
 
 def test_without_an_engine_the_error_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
-    with pytest.raises(ImageError, match=r"no Docker engine answers.* start Docker .*DOCKER_HOST"):
-        build_and_push(Image.debian_slim().run("true"), None, "127.0.0.1:1/x:y")
+    with pytest.raises(ImageError, match=r"no Docker engine answers.* start Docker .*DOCKER_HOST.*must be built"):
+        build_and_push(Image.debian_slim().run("true"), {}, "127.0.0.1:1/x:y")

@@ -12,7 +12,8 @@ from containers import slim_image
 from registries import BASIC, CONFIG, CREDENTIALS, DIGEST, MANIFEST, SECRET, Answer, Asked, FakeRegistry, sha256
 
 from dokrun.errors import ImageError, RegistryError
-from dokrun.image.registry import Reference, Registry
+from dokrun.image.reference import Reference
+from dokrun.image.registry import Registry
 
 INDEX = "application/vnd.oci.image.index.v1+json"
 
@@ -141,7 +142,7 @@ def test_an_image_that_does_not_say_its_python_has_none(fake: FakeRegistry, regi
     manifest = json.dumps({"config": {"digest": sha256(config)}}).encode()
     fake.answers["/v2/team/app/manifests/1"] = Answer(body=manifest)
     fake.answers[f"/v2/team/app/blobs/{sha256(config)}"] = Answer(body=config)
-    assert registry.python_version(fake.reference()) is None
+    assert registry.python_version(fake.reference()) == ""
 
 
 def test_a_configuration_that_does_not_match_its_digest_is_not_believed(fake: FakeRegistry, registry: Registry) -> None:

@@ -20,6 +20,7 @@ from dokrun.image.context import DOCKERFILE, fingerprint, write_context
 from dokrun.image.spec import Image
 
 SLIM = Image.debian_slim("3.11")
+SLIM_NAME = "docker.io/library/python:3.11-slim"
 APT = (
     "RUN apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends ffmpeg g++ "
     "&& rm -rf /var/lib/apt/lists/*"
@@ -43,18 +44,18 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def members(image: Image, base: str | None = None) -> dict[str, tarfile.TarInfo]:
-    return {member.name: member for member in tarfile.open(fileobj=io.BytesIO(written(image, base))).getmembers()}
+def members(image: Image) -> dict[str, tarfile.TarInfo]:
+    return {member.name: member for member in tarfile.open(fileobj=io.BytesIO(written(image, {}))).getmembers()}
 
 
-def written(image: Image, base: str | None = None) -> bytes:
+def written(image: Image, pins: dict[str, str]) -> bytes:
     file = io.BytesIO()
-    write_context(image, base, file)
+    write_context(image, pins, file)
     return file.getvalue()
 
 
-def content(image: Image, name: str, base: str | None = None) -> str:
-    with tarfile.open(fileobj=io.BytesIO(written(image, base))) as archive:
+def content(image: Image, name: str, pins: dict[str, str]) -> str:
+    with tarfile.open(fileobj=io.BytesIO(written(image, pins))) as archive:
         file = archive.extractfile(name)
         assert file is not None
         return file.read().decode()
@@ -128,7 +129,14 @@ def test_no_value_of_a_variable_is_in_an_images_repr(folder: Path) -> None:
     [
         (lambda: Image.debian_slim("three"), 'like "3.11"'),
         (lambda: Image.debian_slim(3.11), 'like "3.11"'),  # type: ignore[arg-type]
-        (lambda: Image.from_registry("https://host/name"), "host/name:tag"),
+        (lambda: Image.from_registry("https://me:s3cret@host/name"), r"from_registry\(…\): no image .* HOST/NAME:TAG"),
+        (lambda: Image.from_registry("Foo/Bar"), "'Foo/Bar'.*small letters"),
+        (lambda: Image.from_registry("a b"), "no image can have that name"),
+        (lambda: Image.from_registry("python:"), "no image can have that name"),
+        (lambda: Image.from_registry("python:3.11 slim"), "no image can have that name"),
+        (lambda: Image.from_registry("host.example:65536/a"), "no image can have that name"),
+        (lambda: Image.from_registry("a_b.example/c"), "no image can have that name"),
+        (lambda: Image.from_registry("python@sha256:12"), "no image can have that name"),
         (lambda: Image.from_registry(""), "not empty"),
         (lambda: Image.from_dockerfile("no-such-file"), "there is no file"),
         (lambda: Image.from_dockerfile(__file__, context="no-such-folder"), "there is no folder"),
@@ -149,7 +157,7 @@ def test_no_value_of_a_variable_is_in_an_images_repr(folder: Path) -> None:
         (lambda: SLIM.env("A=s3cret"), "map names to texts"),  # type: ignore[arg-type]
         (lambda: SLIM.env({"A\n": "1"}), "no variable's name"),
         (lambda: SLIM.env(A="s3cret\n"), "on one line"),
-        (lambda: SLIM.env(A=1), "must be a text"),  # type: ignore[arg-type]
+        (lambda: SLIM.env(A=1), 'A must be a string, such as A="1"'),  # type: ignore[arg-type]
         (lambda: SLIM.workdir(""), "not empty"),
         (lambda: SLIM.copy("no-such-file", "/x"), "there is no file or folder .*; a relative path begins at"),
         (lambda: SLIM.copy(__file__, ""), "not empty"),
@@ -182,22 +190,21 @@ def test_paths_are_relative_to_where_they_were_written(folder: Path, monkeypatch
 
 def test_the_fingerprint_changes_with_every_thing_that_counts_and_with_nothing_else(folder: Path) -> None:
     image = SLIM.copy(folder, "/data").env(A="1")
-    seen = [fingerprint(image, DIGEST)]
+    seen = [fingerprint(image, {SLIM_NAME: DIGEST})]
     assert len(seen[0]) == 64
 
     os.utime(folder / "program", (1, 1))
     twin = folder.rename(folder.with_name("moved"))
-    assert fingerprint(SLIM.copy(twin, "/data").env(A="1"), DIGEST) == seen[0]
+    assert fingerprint(SLIM.copy(twin, "/data").env(A="1"), {SLIM_NAME: DIGEST}) == seen[0]
     twin.rename(folder)
-    other_name = Image.from_registry("mirror.example.org/python:3.11-slim").copy(folder, "/data").env(A="1")
-    assert fingerprint(other_name, DIGEST) == seen[0]
+    other_name = Image.from_registry("mirror.example.org/python:3").copy(folder, "/data").env(A="1")
+    assert fingerprint(other_name, {"mirror.example.org/python:3": DIGEST}) == seen[0]
 
-    def changed(image: Image = image, digest: str | None = DIGEST) -> None:
-        seen.append(fingerprint(image, digest))
+    def changed(image: Image = image, digest: str = DIGEST) -> None:
+        seen.append(fingerprint(image, {SLIM_NAME: digest}))
         assert len(set(seen)) == len(seen), seen
 
     changed(digest="sha256:" + "2" * 64)
-    changed(digest=None)
     changed(SLIM.env(A="1").copy(folder, "/data"))
     changed(SLIM.copy(folder, "/data").env(A="2"))
     (folder / "program").chmod(0o700)
@@ -214,9 +221,9 @@ def test_the_fingerprint_changes_with_every_thing_that_counts_and_with_nothing_e
 def test_a_requirements_files_content_counts(tmp_path: Path) -> None:
     (tmp_path / "requirements.txt").write_text("polars==1.0")
     image = SLIM.pip_install(file=tmp_path / "requirements.txt")
-    before = fingerprint(image, None)
+    before = fingerprint(image, {})
     (tmp_path / "requirements.txt").write_text("polars==1.1")
-    assert fingerprint(image, None) != before
+    assert fingerprint(image, {}) != before
 
 
 def test_a_dockerfiles_text_its_arguments_and_the_files_that_are_not_ignored_count(folder: Path) -> None:
@@ -225,7 +232,7 @@ def test_a_dockerfiles_text_its_arguments_and_the_files_that_are_not_ignored_cou
     (folder / ".dockerignore").write_text("below\n")
 
     def now(**build_args: str) -> str:
-        return fingerprint(Image.from_dockerfile(file, build_args=build_args), None)
+        return fingerprint(Image.from_dockerfile(file, build_args=build_args), {})
 
     before = now()
     (folder / "below" / "text").write_text("TEXT")
@@ -244,15 +251,15 @@ def test_the_archive_keeps_modes_and_links_and_tells_no_owner_and_no_time(folder
     assert found[".dokrun-copy/0/content/program"].mode == 0o755
     assert found[".dokrun-copy/0/content/link"].linkname == "program"
     assert {(member.uid, member.gid, member.uname) for member in found.values()} == {(0, 0, "")}
-    before = written(image)
+    before = written(image, {})
     os.utime(folder / "program", (1, 1))
-    assert written(image) == before
+    assert written(image, {}) == before
 
 
 def test_the_base_is_pinned_where_its_digest_is_known(folder: Path) -> None:
     image = SLIM.copy(folder, "/data")
-    assert content(image, DOCKERFILE) == image.dockerfile
-    pinned = content(image, DOCKERFILE, f"mirror/python@{DIGEST}")
+    assert content(image, DOCKERFILE, {}) == image.dockerfile
+    pinned = content(image, DOCKERFILE, {SLIM_NAME: f"mirror/python@{DIGEST}"})
     assert pinned == image.dockerfile.replace("docker.io/library/python:3.11-slim", f"mirror/python@{DIGEST}")
 
 
@@ -265,14 +272,14 @@ def test_a_link_is_never_followed_and_one_out_of_the_context_is_refused(folder: 
     (folder / "Dockerfile").write_text("FROM scratch")
     (folder / "up").symlink_to("../elsewhere")
     with pytest.raises(ImageError, match=r"up is a link that leads out of .*; name it in \.dockerignore"):
-        written(Image.from_dockerfile(folder / "Dockerfile"))
+        written(Image.from_dockerfile(folder / "Dockerfile"), {})
 
 
 def test_a_file_that_is_gone_is_named(folder: Path) -> None:
     image = SLIM.copy(folder / "program", "/x")
     (folder / "program").unlink()
     with pytest.raises(ImageError, match="program cannot be read: No such file"):
-        fingerprint(image, None)
+        fingerprint(image, {})
 
 
 @pytest.mark.parametrize(

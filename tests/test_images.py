@@ -36,7 +36,8 @@ from dokrun.engine.engine import Engine
 from dokrun.engine.images import Images, default_image
 from dokrun.engine.prepare import Call
 from dokrun.image.context import fingerprint
-from dokrun.image.registry import Reference, Registry
+from dokrun.image.reference import Reference
+from dokrun.image.registry import Registry
 from dokrun.image.spec import Image
 from dokrun.options import Options
 
@@ -159,6 +160,41 @@ def test_what_is_no_images_name_is_refused(client: Client, tmp_path: Path) -> No
         Images(settings_of(tmp_path), client).ready("No Image")
 
 
+@pytest.mark.parametrize("name", ["team/none:1", "team/app:none"])
+def test_a_plain_image_that_its_registry_does_not_have_is_refused(
+    name: str, fake: FakeRegistry, client: Client, tmp_path: Path
+) -> None:
+    publish(fake, "team/app", "1")
+    images = Images(settings_of(tmp_path), client)
+    for image in (f"{fake.host}/{name}", Image.from_registry(f"{fake.host}/{name}")):
+        with pytest.raises(errors.ImageError, match=f"there is no image {fake.host}/{name}; check its name and tag"):
+            images.ready(image)
+
+
+def test_docker_hubs_word_that_there_is_no_image_is_taken_though_dok_has_credentials(
+    account: Client, tmp_path: Path
+) -> None:
+    account.registries.create(RegistryRequest("docker.io", "ann", SECRET))
+    images = Images(settings_of(tmp_path), account, registries=registries(lambda _: httpx.Response(404)))
+    with pytest.raises(errors.ImageError, match=rf"no image docker\.io/library/python:{HERE}\.99-slim; check its name"):
+        images.ready(Image.debian_slim(f"{HERE}.99"))
+
+
+def test_an_image_that_is_not_there_with_our_credentials_is_not_there(
+    account: Client, tmp_path: Path, docker_folder: Path
+) -> None:
+    log_in(docker_folder, "r.example")
+    account.registries.create(RegistryRequest("r.example", "ann", SECRET))
+
+    def missing(request: httpx.Request) -> httpx.Response:
+        answer = private(request)
+        return answer if answer.status_code == 401 else httpx.Response(404)
+
+    images = Images(settings_of(tmp_path), account, registries=registries(missing))
+    with pytest.raises(errors.ImageError, match=r"there is no image r\.example/app:1; check its name and tag"):
+        images.ready("r.example/app:1")
+
+
 @pytest.mark.parametrize("steps", [[], ["true"]])
 def test_another_python_is_refused_with_both_versions_and_the_line_to_change(
     steps: list[str], fake: FakeRegistry, client: Client, tmp_path: Path
@@ -178,8 +214,8 @@ def test_another_python_is_refused_with_both_versions_and_the_line_to_change(
 # --- built
 
 
-def built_already(fake: FakeRegistry, image: Image, base_digest: str | None) -> str:
-    return publish(fake, "team/dokrun", fingerprint(image, base_digest)[:40])
+def built_already(fake: FakeRegistry, image: Image, base_digest: str) -> str:
+    return publish(fake, "team/dokrun", fingerprint(image, {image.base or "": base_digest})[:40])
 
 
 def test_an_image_that_is_there_is_pinned_without_an_engine(
@@ -233,6 +269,51 @@ def test_a_base_that_does_not_exist_is_named(fake: FakeRegistry, client: Client,
     images = Images(settings_of(tmp_path, registry=kept_at(fake.host)), client)
     with pytest.raises(errors.ImageError, match=rf"there is no image {fake.host}/none:1 to build on"):
         images.ready(Image.from_registry(f"{fake.host}/none:1").run("true"))
+
+
+def from_text(folder: Path, text: str) -> Image:
+    folder.mkdir()
+    (folder / "Dockerfile").write_text(text)
+    return Image.from_dockerfile(folder / "Dockerfile")
+
+
+def test_a_dockerfiles_own_bases_are_in_the_images_name_by_what_they_are_today(
+    fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
+) -> None:
+    image = from_text(
+        tmp_path / "folder", f"FROM {fake.host}/base:1 AS a\nFROM a\nCOPY --from={fake.host}/tools:1 /a /\n"
+    )
+    settings = settings_of(tmp_path, registry=kept_at(fake.host))
+    named: list[str] = []
+    for python in ("3.1.1", "3.1.2"):
+        digests = {f"{fake.host}/{name}:1": publish(fake, name, "1", python) for name in ("base", "tools")}
+        named.append(publish(fake, "team/dokrun", fingerprint(image, digests)[:40], f"{HERE}.{len(named)}"))
+        (tmp_path / "state" / "images.json").unlink(missing_ok=True)
+        assert Images(settings, client).ready(image).reference == f"{fake.host}/team/dokrun@{named[-1]}"
+    assert len(set(named)) == 2
+    publish(fake, "tools", "1", "3.1.3")
+    (tmp_path / "state" / "images.json").unlink()
+    with pytest.raises(errors.ImageError, match="no Docker engine"):
+        Images(settings, client).ready(image)
+
+
+def test_a_dockerfiles_base_that_does_not_exist_is_named(fake: FakeRegistry, client: Client, tmp_path: Path) -> None:
+    image = from_text(tmp_path / "folder", f"FROM {fake.host}/none:1\n")
+    images = Images(settings_of(tmp_path, registry=kept_at(fake.host)), client)
+    with pytest.raises(
+        errors.ImageError, match=rf"there is no image {fake.host}/none:1 to build on; check its name and"
+    ):
+        images.ready(image)
+
+
+def test_a_dockerfile_for_buildkit_is_refused_before_anything_is_asked(
+    fake: FakeRegistry, client: Client, tmp_path: Path
+) -> None:
+    image = from_text(tmp_path / "folder", f"FROM {fake.host}/base:1\nRUN --mount=type=cache,target=/x true\n")
+    images = Images(settings_of(tmp_path, registry=kept_at(fake.host)), client)
+    with pytest.raises(errors.ImageError, match=r"RUN --mount, which only BuildKit .*`docker build.*from_registry"):
+        images.ready(image)
+    assert fake.asked == []
 
 
 def test_a_build_that_failed_is_tried_again_with_the_base_looked_up_anew(
@@ -311,7 +392,10 @@ def from_folder(folder: Path) -> Image:
 def test_what_changed_while_it_was_built_is_not_pushed(client: Client, tmp_path: Path) -> None:
     kept = RegistrySettings(f"{real_registry()}/images-{secrets.token_hex(4)}")
     image = from_folder(tmp_path / "folder")
-    target = Reference.parse(f"{kept.name}/dokrun:{fingerprint(image, None)[:40]}")
+    with closing(Registry(lambda _: None)) as registry:
+        digest = registry.digest(Reference.parse(slim_image()))
+    assert digest is not None
+    target = Reference.parse(f"{kept.name}/dokrun:{fingerprint(image, {slim_image(): digest})[:40]}")
     images = Images(settings_of(tmp_path, registry=kept), client)
     with (
         redirect_stderr(_Editor(tmp_path / "folder" / "word")),
@@ -502,6 +586,12 @@ def test_a_service_that_does_not_tell_its_registries_leaves_no_doubt_that_nothin
         Images(settings_of(tmp_path), client, registries=registries(private)).ready("r.example/app:1")
 
 
+def test_where_nothing_is_to_run_on_dok_it_is_not_asked_for_credentials(tmp_path: Path, docker_folder: Path) -> None:
+    log_in(docker_folder, "r.example")
+    images = Images(settings_of(tmp_path), None, registries=registries(private))
+    assert images.ready("r.example/app:1").registry_id is None
+
+
 # --- the commands
 
 
@@ -576,6 +666,22 @@ def test_a_password_that_did_not_come_is_not_stored(told: pytest.MonkeyPatch, ac
     with pytest.raises(errors.OptionError, match="add --username"):
         run("add", "r.example", "--password-stdin", stdin=f"{SECRET}\n")
     assert entries(account) == []
+
+
+@pytest.mark.parametrize("options", [[], ["--username=ann"]])
+def test_without_a_terminal_it_is_said_how_to_pipe_the_password(told: pytest.MonkeyPatch, options: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from dokrun.cli import main; main()", "registry", "add", "r.example", *options],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "no terminal" in done.stderr
+    assert "dokrun registry add r.example --username NAME --password-stdin" in done.stderr
+    assert "Aborted" not in done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("what", ["reset", "status", "garbage"])

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import textwrap
 import threading
 import types
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import docker  # type: ignore[import-untyped]
 import pytest
 from containers import registry, slim_image
 
@@ -191,3 +195,120 @@ def test_a_rehearsal_in_a_container_runs_in_the_calls_own_image(capsys: pytest.C
 def test_a_rehearsal_in_a_container_of_another_image_says_so() -> None:
     with pytest.raises(dok.ImageError, match="no-such-image"):
         by_value(f"{registry()}/no-such-image:1").rehearse.in_container()
+
+
+def test_a_rehearsal_in_a_container_asks_nothing_of_dok_and_says_that_it_needs_an_engine(
+    account: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"auths": {"r.invalid": {"auth": "YW5uOmh1bnRlcjI="}}}')
+    account.setenv("DOCKER_CONFIG", str(tmp_path))
+    account.setenv("DOCKER_HOST", "tcp://127.0.0.1:1")
+    account.setenv("DOKRUN_API_URL", "http://127.0.0.1:1")
+    with pytest.raises(dok.ImageError, match=r"no Docker engine answers: start Docker .*rehearse\(…\).* needs none"):
+        by_value("r.invalid/app:1").rehearse.in_container()
+
+
+STAYING = """
+    import socket, threading
+    import dokrun as dok
+
+    @dok.remote(plan="v100-32gb", profile="local", image={image!r})
+    def stay():
+        print("staying in " + socket.gethostname() + "\\n", end="", flush=True)
+        threading.Event().wait()
+
+    try:
+        stay.rehearse.in_container()
+    except dok.ImageError as error:
+        print(error)
+"""
+
+
+@contextlib.contextmanager
+def staying(folder: Path, engine: str = "") -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """Start a client whose call stays in its container; tell the client and the container, which must go away."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(STAYING.format(image=slim_image())))
+    environment = {**os.environ, "DOCKER_HOST": engine or os.environ["DOCKER_HOST"]}
+    with (
+        contextlib.closing(docker.from_env().api) as api,
+        subprocess.Popen(
+            [sys.executable, "-u", str(script)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as client,
+    ):
+        assert client.stdout is not None
+        container = client.stdout.readline().split()[-1]
+        yield client, container
+        with contextlib.suppress(docker.errors.NotFound):
+            api.wait(container, condition="removed", timeout=30)
+        with pytest.raises(docker.errors.NotFound):
+            api.inspect_container(container)
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="Debian's Python, which the image has, is 3.11")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_no_container_of_a_rehearsal_outlives_the_client(number: signal.Signals, tmp_path: Path) -> None:
+    with staying(tmp_path) as (client, container), contextlib.closing(docker.from_env().api) as api:
+        assert api.inspect_container(container)["State"]["Running"]
+        client.send_signal(number)
+
+
+class Proxy:
+    """Stands before the engine, and hangs up on everybody when the engine says a word."""
+
+    def __init__(self, path: Path, engine: str, word: bytes) -> None:
+        self._engine = engine.removeprefix("unix://")
+        self._word = word
+        self._lock = threading.Lock()
+        self._ended = False
+        self._open: list[socket.socket] = []
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(str(path))
+        self._server.listen()
+        self.address = f"unix://{path}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._server.accept()
+                with self._lock:
+                    if self._ended:
+                        client.close()
+                        return
+                    engine = socket.socket(socket.AF_UNIX)
+                    engine.connect(self._engine)
+                    self._open += [client, engine]
+                for source, target, word in ((client, engine, None), (engine, client, self._word)):
+                    threading.Thread(target=self._pump, args=(source, target, word), daemon=True).start()
+
+    def _pump(self, source: socket.socket, target: socket.socket, word: bytes | None) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(1 << 16):
+                target.sendall(data)
+                if word is not None and word in data:
+                    self.close()
+            target.shutdown(socket.SHUT_WR)
+
+    def close(self) -> None:
+        with self._lock:
+            self._ended = True
+            for one in (self._server, *self._open):
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+
+
+@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="Debian's Python, which the image has, is 3.11")
+def test_an_engine_that_is_lost_while_a_rehearsal_runs_is_told_as_that_and_leaves_no_container(tmp_path: Path) -> None:
+    image = slim_image()
+    proxy = Proxy(tmp_path / "socket", os.environ["DOCKER_HOST"], b"staying in ")
+    with contextlib.closing(proxy), staying(tmp_path, proxy.address) as (client, _):
+        assert client.stdout is not None
+        told = client.stdout.read()
+        assert f"{image} was lost while it ran: the Docker engine" in told
+        assert "docker info" in told

@@ -75,8 +75,20 @@ def _credentials(settings: Settings, host: str, username: str | None, *, passwor
         return Credentials(name, _not_empty(sys.stdin.readline().rstrip("\r\n")))
     if known is not None and username in (None, known.username):
         return known
-    name = username or str(typer.prompt(f"Username for {host}"))
-    return Credentials(name, _not_empty(str(typer.prompt("Password", hide_input=True))))
+    name = username or _typed(f"Username for {host}", host)
+    return Credentials(name, _not_empty(_typed("Password", host, hidden=True)))
+
+
+def _typed(question: str, host: str, *, hidden: bool = False) -> str:
+    try:
+        return str(typer.prompt(question, hide_input=hidden))
+    except typer.Abort:
+        if sys.stdin.isatty():
+            raise
+        raise errors.OptionError(
+            "there is no terminal to ask for a username and a password; pipe the password into: "
+            f"dokrun registry add {host} --username NAME --password-stdin"
+        ) from None
 
 
 def _not_empty(password: str) -> Secret:

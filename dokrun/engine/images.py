@@ -14,12 +14,12 @@ from dataclasses import dataclass, replace
 
 from dokrun import errors
 from dokrun.api import Client
-from dokrun.api.models import Registry as KnownRegistry
 from dokrun.config import Settings
-from dokrun.engine.registries import credentials_of, known_of
+from dokrun.engine.access import BRIEFLY_S, Access
+from dokrun.engine.registries import credentials_of
 from dokrun.engine.seen import Seen
 from dokrun.image import build, context
-from dokrun.image.credentials import Credentials
+from dokrun.image.credentials import DOCKER_HUB, Credentials
 from dokrun.image.reference import Reference, host_of
 from dokrun.image.registry import Registry
 from dokrun.image.spec import Image
@@ -31,11 +31,7 @@ NO_REGISTRY = (
     "no registry is configured to keep the image that has to be built: set DOKRUN_REGISTRY to HOST/NAMESPACE, or name "
     "under [registry] in config.toml, of a registry that you can push to"
 )
-# What is only good to know is asked for once, and not waited for any longer.
-_BRIEFLY_S = 10.0
 _FINGERPRINT = 40
-# What a registry says of an image that not everybody may pull, or that is not there.
-_REFUSED = re.compile(r"\(HTTP status 40[134]\)")
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Images:
 
     Args:
         settings: where built images are kept, and whether tasks use images at all.
-        client: DOK, which knows the credentials of registries.
+        client: DOK, which knows the credentials of registries; None where nothing is to run there.
         environ: where Docker's own configuration is found.
         now: tells the seconds since 1970.
         registries: makes what asks registries.
@@ -61,16 +57,16 @@ class Images:
     def __init__(
         self,
         settings: Settings,
-        client: Client,
+        client: Client | None,
         *,
         environ: Mapping[str, str] = os.environ,
         now: Callable[[], float] = time.time,
         registries: Callable[..., Registry] = Registry,
     ) -> None:
         self._settings = settings
-        self._client = client
         self._environ = environ
         self._registries = registries
+        self._access = None if client is None else Access(client, self._credentials, registries)
         self._seen = Seen(settings.state_dir, now)
         self._making = threading.Lock()
         self._ready: dict[Image | str, Ready] = {}
@@ -110,57 +106,63 @@ class Images:
 
     def _as_it_is(self, name: str, reference: Reference) -> Ready:
         python = self._python(reference)
+        if python is None and self._hides_nothing(reference):
+            raise errors.ImageError(f"there is no image {reference}; check its name and tag")
         _check(name, python)
         try:
-            registry_id = self._registry_id(reference)
+            registry_id = None if self._access is None else self._access.id_of(reference)
         except errors.RegistryError as error:
             # A broken helper of Docker's must not keep anybody from a public image.
             _log.warning("taking %s for a public image: %s", name, error)
             registry_id = None
-        return Ready(name, registry_id, python)
+        return Ready(name, registry_id, python or None)
 
     def _built(self, image: Image) -> Ready:
         if self._settings.registry is None:
             raise errors.ImageError(NO_REGISTRY)
-        base = None if image.base is None else self._official(image.base)
+        bases = {name: self._official(name) for name in context.bases(image)}
         with closing(self._registries(self._credentials)) as registry:
-            digest = None if base is None else self._base_digest(base, registry)
-            target = Reference.parse(f"{self._settings.registry.name}/dokrun:{_tag(image, digest)}")
+            digests = {name: self._base_digest(base, registry) for name, base in bases.items()}
+            target = Reference.parse(f"{self._settings.registry.name}/dokrun:{_tag(image, digests)}")
             if target in self._made:
                 return self._made[target]
-            pinned_base = base.pinned(digest) if base and digest else None
-            python = self._python(Reference.parse(pinned_base)) if pinned_base else None
-            _check(str(base), python)
+            python = None
+            if image.base is not None:
+                base = bases[image.base]
+                python = self._python(Reference.parse(base.pinned(digests[image.base])))
+                _check(str(base), python)
             found = registry.digest(target)
         # Before anything is built: who builds for minutes shall not learn afterwards that DOK cannot pull it.
-        registry_id = self._registry_id(target, is_ours=True)
+        registry_id = None if self._access is None else self._access.id_of(target, is_ours=True)
         if found is None:
-            found = self._build(image, base, digest, target)
+            found = self._build(image, bases, digests, target)
         pinned = target.pinned(found)
-        if pinned_base is None:
+        if image.base is None:
+            # Whatever its bases have, a Dockerfile may bring another.
             python = self._python(Reference.parse(pinned))
             _check(str(target), python)
-        self._made[target] = Ready(pinned, registry_id, python)
+        self._made[target] = Ready(pinned, registry_id, python or None)
         return self._made[target]
 
-    def _build(self, image: Image, base: Reference | None, digest: str | None, target: Reference) -> str:
+    def _build(
+        self, image: Image, bases: Mapping[str, Reference], digests: Mapping[str, str], target: Reference
+    ) -> str:
         def check() -> None:
             # The name was made of what was read before, and others rely on it.
-            if _tag(image, digest) != target.tag:
+            if _tag(image, digests) != target.tag:
                 raise errors.ImageError(f"a file of {image} changed while the image was being built; call again")
 
         try:
             return build.build_and_push(
                 image,
-                base.pinned(digest) if base and digest else None,
+                {name: build.Base(base.pinned(digests[name]), self._auth(base.host)) for name, base in bases.items()},
                 str(target),
                 auth=self._auth(target.host),
-                pull_auth=None if base is None else self._auth(base.host),
                 progress=_tell,
                 check=check,
             )
         except errors.ImageError:
-            if base is not None:
+            for base in bases.values():
                 # It may be that the registry no longer has what the name stood for.
                 self._seen.forget_digest(str(base))
             raise
@@ -177,24 +179,31 @@ class Images:
         if digest is None:
             digest = registry.digest(base)
             if digest is None:
-                raise errors.ImageError(f"there is no image {base} to build on; check its name and its tag")
+                raise errors.ImageError(f"there is no image {base} to build on; check its name and tag")
             self._seen.keep_digest(str(base), digest)
         return digest
 
     def _python(self, reference: Reference) -> str | None:
-        """Tell the version of Python in an image if that can be told; no failure of it is one of the call."""
+        """Tell the version of Python in an image, "" where nothing tells it; None where the registry has no such image.
+
+        No failure to look is one of the call.
+        """
         pinned = reference.pinned(reference.digest) if reference.digest else None
         if pinned is not None and (kept := self._seen.python(pinned)) is not None:
-            return kept or None
+            return kept
         try:
-            with closing(self._registries(self._credentials, attempts=1, limit_s=_BRIEFLY_S)) as registry:
+            with closing(self._registries(self._credentials, attempts=1, limit_s=BRIEFLY_S)) as registry:
                 version = registry.python_version(reference)
         except Exception as error:  # noqa: BLE001 - whatever it is, the shim checks the version again
             _log.debug("the version of Python in %s is not known: %s", reference, error)
-            return None
-        if pinned is not None:
-            self._seen.keep_python(pinned, version or "")
+            return ""
+        if pinned is not None and version is not None:
+            self._seen.keep_python(pinned, version)
         return version
+
+    def _hides_nothing(self, reference: Reference) -> bool:
+        """Tell whether it is true when a registry says that there is no image: some say so of private ones."""
+        return reference.loopback or reference.host == DOCKER_HUB or self._credentials(reference.host) is not None
 
     def _credentials(self, host: str) -> Credentials | None:
         return credentials_of(self._settings, host, self._environ)
@@ -203,70 +212,20 @@ class Images:
         credentials = self._credentials(host)
         return None if credentials is None else (credentials.username, credentials.password.reveal())
 
-    def _registry_id(self, reference: Reference, *, is_ours: bool = False) -> str | None:
-        """Tell DOK's id of the credentials for an image; None where it takes none."""
-        if reference.loopback:
-            return None
-        credentials = self._credentials(reference.host)
-        if credentials is None:
-            # Of what is ours, the registry has told by now without credentials.
-            return None if is_ours or self._is_public(reference) is not False else self._only_id(reference)
-        for one in self._known(reference.host):
-            if one.username == credentials.username:
-                return one.id
-        public = self._is_public(reference)
-        if public or (public is None and not is_ours):
-            return None
-        raise _unknown(reference.host)
-
-    def _only_id(self, reference: Reference) -> str:
-        """Tell DOK's id of the credentials for a registry that only DOK has some for."""
-        host = reference.host
-        known = self._known(host)
-        if not known:
-            raise errors.ImageError(
-                f"{reference} is not there for everybody to pull, and DOK does not know the registry {host}; check the "
-                f"image's name and tag, or, if it is private, run: dokrun registry add {host}"
-            )
-        if len(known) > 1:
-            raise errors.ImageError(
-                f"DOK knows several users of the registry {host}, {', '.join(sorted(one.username for one in known))}; "
-                f"to say which, run: docker login {host}"
-            )
-        return known[0].id
-
-    def _known(self, host: str) -> list[KnownRegistry]:
-        try:
-            return known_of(self._client, host)
-        except errors.ApiError as error:
-            raise errors.ImageError(f"DOK did not tell which registries it knows: {error}") from error
-
-    def _is_public(self, reference: Reference) -> bool | None:
-        """Tell whether anybody may pull an image; None where the registry does not say."""
-        with closing(self._registries(lambda _: None, attempts=1, limit_s=_BRIEFLY_S)) as registry:
-            try:
-                return registry.digest(reference) is not None
-            except errors.RegistryError as error:
-                return False if _REFUSED.search(str(error)) else None
-
 
 def default_image() -> str:
     """Tell the official slim image of this interpreter's own version, whose pickles it can read."""
     return f"{_OFFICIAL}{sys.version_info.major}.{sys.version_info.minor}-slim"
 
 
-def _tag(image: Image, digest: str | None) -> str:
-    """Tell what stands for all that an image holds, and for the digest of its base."""
-    return context.fingerprint(image, digest)[:_FINGERPRINT]
+def _tag(image: Image, digests: Mapping[str, str]) -> str:
+    """Tell what stands for all that an image holds, and for the digests of its bases."""
+    return context.fingerprint(image, digests)[:_FINGERPRINT]
 
 
 def _has_files(image: Image) -> bool:
     """Tell whether an image holds files of this machine, which may be others at the next call."""
     return image.recipe is not None or any(step.copied for step in image.steps)
-
-
-def _unknown(host: str) -> errors.ImageError:
-    return errors.ImageError(f"DOK does not know the registry {host}; run: dokrun registry add {host}")
 
 
 def _check(name: str, python: str | None) -> None:

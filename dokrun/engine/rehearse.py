@@ -19,9 +19,9 @@ from typing import IO, Any
 
 from dokrun import config
 from dokrun.api.models import Container, Task
+from dokrun.config import Settings
 from dokrun.engine.archive import extract_own
 from dokrun.engine.collect import read_outcomes
-from dokrun.engine.engine import get
 from dokrun.engine.images import Images
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.registries import credentials_of
@@ -60,7 +60,7 @@ def rehearse(call: Call, options: Options, *, container: bool) -> Any:
     with tempfile.TemporaryDirectory(prefix="dokrun-") as name:
         folder = Path(name)
         (folder / "artifact").mkdir()
-        exit_code = _run_in_container(job, folder) if container else _run(job, folder)
+        exit_code = _run_in_container(job, settings, folder) if container else _run(job, folder)
         outcome = read_outcomes(job, _ended(exit_code), folder / "artifact", settings.state_dir / "results")[0]
     if outcome.error is not None:
         raise outcome.error
@@ -72,11 +72,10 @@ def _ended(exit_code: int) -> Task:
     return Task(id="rehearsal", status="error" if exit_code else "done", containers=[Container(exit_code=exit_code)])
 
 
-def _run_in_container(job: Job, folder: Path) -> int:
-    engine = get(job.options.profile)
-    images = Images(replace(engine.settings, uses_images=True), engine.client)
+def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
+    images = Images(replace(settings, uses_images=True), None)
     image = images.ready(job.options.image).reference
-    credentials = credentials_of(engine.settings, Reference.parse(image).host)
+    credentials = credentials_of(settings, Reference.parse(image).host)
     payload = pack(dict(job.header), job.segments)
     archive = folder / "artifact.tar.gz"
     exit_code = run(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -30,17 +30,25 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"\bline (\d+)")
 _QUERY = re.compile(r"(\bhttps?://[^\s\"'?]*)\?[^\s\"']*")
 _USER = re.compile(r"(\b[a-z+]+://)[^\s/@\"']*@")
+_TO_BUILD = 'this image must be built first; one that is in a registry already needs no building: image="name:tag"'
 # A shorter value of a build argument is a version or a flag, and blanking it would only blur the log.
 _SHORTEST_SECRET = 8
 
 
+@dataclass(frozen=True)
+class Base:
+    """What an image is built on, with its digest, `name@sha256:…`; without `auth`, Docker's own credentials pull it."""
+
+    pinned: str
+    auth: Auth | None = None
+
+
 def build_and_push(
     image: Image,
-    base_pinned: str | None,
+    bases: Mapping[str, Base],
     tag: str,
     *,
     auth: Auth | None = None,
-    pull_auth: Auth | None = None,
     progress: Progress = lambda _line: None,
     check: Callable[[], None] = lambda: None,
 ) -> str:
@@ -48,10 +56,9 @@ def build_and_push(
 
     Args:
         image: what to build.
-        base_pinned: its base with the digest, `name@sha256:…`; None for a Dockerfile, or to take the base as named.
+        bases: of the names that it is built on; those that are not among them are taken as they are written.
         tag: the whole name to push, `host/name:tag`.
         auth: for the push; without it, what Docker's own configuration has for that host.
-        pull_auth: for the base, likewise.
         progress: is given each line that the engine writes.
         check: is called when the image is built; what it raises keeps the image from being pushed.
 
@@ -65,12 +72,13 @@ def build_and_push(
     """
     arguments = image.recipe.build_args if image.recipe else ()
     secrets = [value for _, value in arguments if len(value) >= _SHORTEST_SECRET]
-    secrets += [password for _, password in filter(None, (auth, pull_auth)) if password]
+    secrets += [given[1] for given in (auth, *(base.auth for base in bases.values())) if given and given[1]]
     transcript = Transcript(progress, secrets)
-    with engine() as client:
-        if base_pinned is not None and pull_auth is not None:
-            pull(client, base_pinned, pull_auth, transcript)
-        _build(client, image, base_pinned, tag, transcript)
+    with engine(_TO_BUILD) as client:
+        for base in bases.values():
+            if base.auth is not None:
+                pull(client, base.pinned, base.auth, transcript)
+        _build(client, image, {name: base.pinned for name, base in bases.items()}, tag, transcript)
         check()
         return _push(client, tag, auth, transcript)
 
@@ -116,8 +124,15 @@ class Transcript:
 
 
 @contextmanager
-def engine() -> Iterator[Any]:
-    """Open the local Docker engine, as its SDK's low-level client. Raises ImageError where none answers."""
+def engine(what_for: str) -> Iterator[Any]:
+    """Open the local Docker engine, as its SDK's low-level client.
+
+    Args:
+        what_for: why there must be one, and what does without; it ends the error's sentence.
+
+    Raises:
+        ImageError: none answers.
+    """
     import docker  # type: ignore[import-untyped]
 
     try:
@@ -125,8 +140,7 @@ def engine() -> Iterator[Any]:
     except (docker.errors.DockerException, OSError, ValueError):
         # The error's own text may hold an address with a user in it.
         raise ImageError(
-            "no Docker engine answers, and this image must be built first: start Docker here (`docker info` tells), or "
-            'set DOCKER_HOST; an image that is in a registry already needs none: image="name:tag"'
+            f"no Docker engine answers: start Docker here (`docker info` tells), or set DOCKER_HOST; {what_for}"
         ) from None
     try:
         yield client.api
@@ -182,9 +196,9 @@ def pull(client: Any, base: str, auth: Auth | None, transcript: Transcript) -> N
         transcript.write(message)
 
 
-def _build(client: Any, image: Image, base: str | None, tag: str, transcript: Transcript) -> None:
+def _build(client: Any, image: Image, pins: Mapping[str, str], tag: str, transcript: Transcript) -> None:
     with tempfile.TemporaryFile() as context:
-        write_context(image, base, context)
+        write_context(image, pins, context)
         context.seek(0)
 
         def begin() -> Any:

@@ -1,4 +1,8 @@
-"""Run a program once in a container of the local Docker engine, and bring back what it left."""
+"""Run a program once in a container of the local Docker engine, and bring back what it left.
+
+The container's first process does nothing but wait for the end of its standard input, which this process holds. However
+this process ends, even by a kill -9, the input ends with it, then the container, and the engine removes it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,13 @@ from typing import Any
 
 from dokrun.errors import ImageError
 from dokrun.image.build import Auth, Transcript, engine, failures, pull, told
+
+_WAIT = ("/bin/sh", "-c", "read -r _")
+_TO_REHEARSE = (
+    "rehearse.in_container(…) runs the call in a container there, and rehearse(…), which runs it in a process here, "
+    "needs none"
+)
+_LOST = "look whether Docker runs (`docker info` tells), and call again"
 
 
 def run(
@@ -46,33 +57,66 @@ def run(
         Its exit status.
 
     Raises:
-        ImageError: no Docker engine answers, or the image cannot be had or started.
+        ImageError: no Docker engine answers, the image cannot be had or started, or the engine is lost on the way.
     """
     transcript = Transcript(lambda _line: None, [auth[1]] if auth and auth[1] else [])
-    with engine() as api:
+    with engine(_TO_REHEARSE) as api:
         with _told_as(f"the Docker engine cannot make a container of {image}", transcript):
             _have(api, image, auth, transcript)
             container = api.create_container(
-                image, command=list(command), entrypoint=list(entrypoint), environment=dict(environment)
+                image,
+                entrypoint=list(_WAIT),
+                command=[],
+                stdin_open=True,
+                host_config=api.create_host_config(auto_remove=True),
             )
-        with _told_as(f"{image} cannot be run by the Docker engine", transcript), _removed(api, container):
-            api.put_archive(container, "/", _archive(given, left))
-            api.start(container)
-            for output in api.logs(container, stream=True, follow=True):
-                progress(output.decode(errors="replace"))
-            status = int(api.wait(container)["StatusCode"])
-            content, _ = api.get_archive(container, left)
-            with gzip.open(archive, "wb", compresslevel=1) as file:
-                file.writelines(content)
+        with _removed(api, container):
+            with _told_as(f"{image} cannot be started by the Docker engine", transcript):
+                # Before it starts, so that there is no moment at which nobody holds its input.
+                held = api.attach_socket(container, params={"stdin": 1, "stream": 1})
+                api.put_archive(container, "/", _archive(given, left))
+                api.start(container)
+            with _closed(held), _told_as(f"{image} was lost while it ran", transcript, _LOST):
+                status = _execute(api, container, [*entrypoint, *command], environment, progress)
+                content, _ = api.get_archive(container, left)
+                with gzip.open(archive, "wb", compresslevel=1) as file:
+                    file.writelines(content)
         return status
 
 
+def _execute(
+    api: Any, container: Any, command: list[str], environment: Mapping[str, str], progress: Callable[[str], None]
+) -> int:
+    from docker.utils.socket import frames_iter  # type: ignore[import-untyped]
+
+    program = api.exec_create(container, command, environment=dict(environment))
+    # The SDK's own iterator would leave the connection open.
+    output = api.exec_start(program, socket=True)
+    with _closed(output):
+        for _, data in frames_iter(output, tty=False):
+            progress(data.decode(errors="replace"))
+    status = api.exec_inspect(program)["ExitCode"]
+    if status is None:
+        raise ConnectionError
+    return int(status)
+
+
 @contextlib.contextmanager
-def _told_as(what: str, transcript: Transcript) -> Iterator[None]:
+def _told_as(what: str, transcript: Transcript, advice: str = "") -> Iterator[None]:
     try:
         yield
     except failures() as error:
-        raise ImageError(f"{what}: {transcript.clean(told(error))}") from None
+        message = f"{what}: {transcript.clean(told(error))}"
+        raise ImageError(f"{message}; {advice}" if advice else message) from None
+
+
+@contextlib.contextmanager
+def _closed(held: Any) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        # The SDK keeps the answer, whose connection it is, only here.
+        getattr(held, "_response", held).close()
 
 
 @contextlib.contextmanager

@@ -12,13 +12,14 @@ import posixpath
 import re
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
 from dokrun.errors import ImageError
+from dokrun.image import dockerfile
 from dokrun.image.spec import Image, Recipe
 
 PLATFORM = "linux/amd64"
@@ -41,14 +42,27 @@ class _Entry:
     path: Path | None = None
 
 
-def fingerprint(image: Image, base_digest: str | None) -> str:
+def bases(image: Image) -> list[str]:
+    """List the images in registries that an image is built on, by the names that are written.
+
+    Raises:
+        ImageError: its Dockerfile cannot be read, here or by the engine's own builder.
+    """
+    if image.recipe is None:
+        return [image.base or ""]
+    text = image.dockerfile
+    dockerfile.check(text, image.recipe.path)
+    return list(dict.fromkeys(one.name for one in dockerfile.named(text, dict(image.recipe.build_args))))
+
+
+def fingerprint(image: Image, digests: Mapping[str, str]) -> str:
     """Tell the digest, 64 hexadecimal digits, of all that decides what an image holds.
 
-    A Dockerfile's own base counts by the name that its FROM gives, whatever that stands for in a registry today.
+    What a step fetches from elsewhere counts by the words that fetch it.
 
     Args:
         image: what is to be built.
-        base_digest: `sha256:…` of its base, which then counts in place of the base's name.
+        digests: of each of its bases, `sha256:…`, which then counts in place of the base's name.
 
     Raises:
         ImageError: a file cannot be read, or a link leads out of its folder.
@@ -61,7 +75,7 @@ def fingerprint(image: Image, base_digest: str | None) -> str:
             whole.update(b"%d:" % len(data) + data)
 
     with _reading():
-        add("dokrun image 1", PLATFORM, base_digest or "", _dockerfile(image, base_digest))
+        add("dokrun image 1", PLATFORM, _dockerfile(image, digests))
         for name, value in image.recipe.build_args if image.recipe else ():
             add("argument", name, value)
         for entry in _entries(image):
@@ -74,18 +88,18 @@ def fingerprint(image: Image, base_digest: str | None) -> str:
     return whole.hexdigest()
 
 
-def write_context(image: Image, base: str | None, file: IO[bytes]) -> None:
+def write_context(image: Image, pins: Mapping[str, str], file: IO[bytes]) -> None:
     """Write the archive that the engine builds from; its Dockerfile is the member `DOCKERFILE`.
 
     Args:
         image: what is to be built.
-        base: the base with its digest, `name@sha256:…`; without it, as the image names it.
+        pins: what its bases are named instead, `name@sha256:…`; without it, as they are written.
         file: where the archive goes.
 
     Raises:
         ImageError: a file cannot be read, or a link leads out of its folder.
     """
-    text = _dockerfile(image, base).encode()
+    text = _dockerfile(image, pins).encode()
     with _reading(), tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
         for entry in (_Entry(DOCKERFILE, 0o644, data=text), *_entries(image)):
             member = tarfile.TarInfo(entry.name)
@@ -103,8 +117,10 @@ def write_context(image: Image, base: str | None, file: IO[bytes]) -> None:
                 archive.addfile(member)
 
 
-def _dockerfile(image: Image, base: str | None) -> str:
-    return image.dockerfile if image.recipe or base is None else replace(image, base=base).dockerfile
+def _dockerfile(image: Image, names: Mapping[str, str]) -> str:
+    if image.recipe is None:
+        return replace(image, base=names.get(image.base or "", image.base)).dockerfile
+    return dockerfile.pinned(image.dockerfile, dict(image.recipe.build_args), names)
 
 
 @contextmanager

@@ -7,13 +7,10 @@ from dataclasses import dataclass
 
 from dokrun.errors import ImageError
 from dokrun.image.credentials import DOCKER_HUB, canonical_host
+from dokrun.image.spec import HOST, REFERENCE
 
 _DOCKER_HUB_API = "registry-1.docker.io"
 
-_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
-_HOST = re.compile(rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::[0-9]{{1,5}})?")
-_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_PATH = re.compile(rf"(?P<repository>{_PART}(?:/{_PART})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?", re.ASCII)
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -33,22 +30,18 @@ class Reference:
         Raises:
             ImageError: it is not the name of an image.
         """
-        rest, at, digest = text.partition("@")
-        host, slash, path = rest.partition("/")
-        if not slash or not (host == "localhost" or re.search(r"[.:\[]", host)):
-            host, path = DOCKER_HUB, rest
-        host = canonical_host(host.lower())
-        found = _PATH.fullmatch(path)
-        if found is None or not _HOST.fullmatch(host) or (at and not DIGEST.fullmatch(digest)):
+        found = REFERENCE.fullmatch(text)
+        if found is None:
             # What stands before an @ may be a password.
-            shown = "that" if at and not DIGEST.fullmatch(digest) else repr(text)
+            shown = "that" if "@" in text else repr(text)
             raise ImageError(
                 f"{shown} is not the name of an image; write one as HOST/NAME:TAG, such as python:3.11-slim"
             )
-        repository, tag = found["repository"], found["tag"]
+        host = canonical_host((found["host"] or DOCKER_HUB).lower())
+        repository, tag, digest = found["repository"], found["tag"], found["digest"]
         if host == DOCKER_HUB and "/" not in repository:
             repository = f"library/{repository}"
-        return cls(host, repository, tag or (None if digest else "latest"), digest or None)
+        return cls(host, repository, tag or (None if digest else "latest"), digest)
 
     def __str__(self) -> str:
         tag = f":{self.tag}" if self.tag else ""
@@ -77,7 +70,7 @@ def host_of(text: str) -> str:
         ImageError: it is not a host alone.
     """
     host = canonical_host(text.lower())
-    if not _HOST.fullmatch(host):
+    if not re.fullmatch(HOST, host):
         shown = "that" if "@" in text else repr(text)
         raise ImageError(f"{shown} is not a registry's host; write it alone, such as docker.io or localhost:5000")
     return host

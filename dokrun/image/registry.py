@@ -1,47 +1,18 @@
-"""What a container registry says of an image, over its HTTP API v2: the digest, and the version of Python in it.
-
-This is the second door of httpx: `dokrun.api` is DOK's alone, with DOK's credentials, errors and retries, and the doors
-never know each other.
-
-The protocol: https://github.com/opencontainers/distribution-spec/blob/main/spec.md
-"""
+"""What a container registry says of an image: the digest, and the version of Python in it."""
 
 from __future__ import annotations
 
 import hashlib
-import re
-import time
-from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass
-from typing import TypeVar, cast
+from http import HTTPStatus
 
-import httpx
 import msgspec
 
-from dokrun.errors import ImageError, RegistryError
-from dokrun.image.credentials import Credentials
+from dokrun.errors import ImageError
+from dokrun.image.connection import Connection, broken, decode
 from dokrun.image.reference import DIGEST, Reference
 
-__all__ = ["Reference", "Registry"]
-
-T = TypeVar("T")
-
-_ACCEPT = (
-    "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "
-    "application/vnd.docker.distribution.manifest.list.v2+json, "
-    "application/vnd.docker.distribution.manifest.v2+json, */*"
-)
 # DOK's machines have no other.
 _PLATFORM = ("linux", "amd64")
-_PASSING = frozenset({408, 429, 500, 502, 503, 504})
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_MOST_REDIRECTS = 5
-_LARGEST_BYTES = 8 << 20
-_READ_TIMEOUT_S = 15.0
-_FIRST_PAUSE_S = 0.25
-
-_PARAMETER = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 class _Platform(msgspec.Struct):
@@ -67,64 +38,8 @@ class _Configuration(msgspec.Struct):
     config: _Environment | None = None
 
 
-class _Token(msgspec.Struct):
-    token: str = ""
-    access_token: str = ""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    headers: Mapping[str, str]
-    body: bytes
-
-
-class Registry:
-    """Asks registries about images.
-
-    Credentials are only ever sent to the registry's own host and to the token service that it names, over https.
-
-    Args:
-        credentials: tells those of a host, or None.
-        transport: what sends the requests, in place of the network.
-        attempts: how often a request is sent before its failure counts.
-        limit_s: the longest that one question may take, in seconds, with all its requests.
-        sleep: waits between attempts.
-        clock: tells the seconds that have passed.
-    """
-
-    def __init__(
-        self,
-        credentials: Callable[[str], Credentials | None],
-        transport: httpx.BaseTransport | None = None,
-        *,
-        attempts: int = 4,
-        limit_s: float = 60.0,
-        sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._credentials = credentials
-        self._attempts = attempts
-        self._limit_s = limit_s
-        self._sleep = sleep
-        self._clock = clock
-        self._deadline = 0.0
-        # What a registry has asked for, by host and repository: sent at once the next time.
-        self._authorizations: dict[tuple[str, str], str] = {}
-        # No proxy leads to this machine's own loopback.
-        straight: dict[str, httpx.BaseTransport | None] = dict.fromkeys(
-            ("all://localhost", "all://127.0.0.1", "all://[::1]")
-        )
-        self._http = httpx.Client(
-            transport=transport,
-            mounts=None if transport else straight,
-            timeout=min(_READ_TIMEOUT_S, limit_s),
-            headers={"User-Agent": "dokrun", "Accept-Encoding": "identity"},
-        )
-
-    def close(self) -> None:
-        """Close all connections."""
-        self._http.close()
+class Registry(Connection):
+    """Asks registries about images."""
 
     def digest(self, reference: Reference) -> str | None:
         """Tell the digest of what a name stands for now, in one request; None where there is no such image.
@@ -132,150 +47,51 @@ class Registry:
         Raises:
             RegistryError: the registry refused, or gave no answer.
         """
-        self._begin()
-        answer = self._ask("HEAD", reference, _manifest_path(reference))
-        if answer.status == httpx.codes.NOT_FOUND:
+        self.begin()
+        answer = self.ask("HEAD", reference, _manifest_path(reference))
+        if answer.status == HTTPStatus.NOT_FOUND:
             return None
         told = answer.headers.get("Docker-Content-Digest", "")
         if DIGEST.fullmatch(told):
             if reference.digest not in (None, told):
-                raise _broken(reference, "it names another digest than the one asked for")
+                raise broken(reference, "it names another digest than the one asked for")
             return told
         manifest = self._get(reference, _manifest_path(reference), reference.digest)
         return None if manifest is None else _sha256(manifest)
 
     def python_version(self, reference: Reference) -> str | None:
-        """Tell the version of Python, such as 3.11.9, that the image's configuration names; None where it names none.
+        """Tell the version of Python, such as 3.11.9, that the image's configuration names; "" where it names none.
+
+        None where there is no such image.
 
         Raises:
             RegistryError: the registry refused, gave no answer, or what it gave is broken.
             ImageError: there is no variant of the image for DOK's machines.
         """
-        self._begin()
+        self.begin()
         content = self._get(reference, _manifest_path(reference), reference.digest)
         if content is None:
             return None
-        manifest = _decode(content, _Manifest, reference)
+        manifest = decode(content, _Manifest, reference)
         if manifest.manifests is not None:
             digest = _variant(manifest.manifests, reference)
             content = self._get(reference, f"manifests/{digest}", digest)
-            manifest = _decode(content or b"", _Manifest, reference)
+            manifest = decode(content or b"", _Manifest, reference)
         if manifest.config is None or not DIGEST.fullmatch(manifest.config.digest):
-            raise _broken(reference, "its manifest names no configuration")
+            raise broken(reference, "its manifest names no configuration")
         blob = self._get(reference, f"blobs/{manifest.config.digest}", manifest.config.digest)
-        environment = _decode(blob or b"", _Configuration, reference).config or _Environment()
+        environment = decode(blob or b"", _Configuration, reference).config or _Environment()
         variables = dict(variable.partition("=")[::2] for variable in environment.variables or [])
-        return variables.get("PYTHON_VERSION") or None
-
-    def _begin(self) -> None:
-        self._deadline = self._clock() + self._limit_s
+        return variables.get("PYTHON_VERSION", "")
 
     def _get(self, reference: Reference, path: str, digest: str | None) -> bytes | None:
         """Fetch a manifest or a blob, and compare it with its digest."""
-        answer = self._ask("GET", reference, path)
-        if answer.status == httpx.codes.NOT_FOUND:
+        answer = self.ask("GET", reference, path)
+        if answer.status == HTTPStatus.NOT_FOUND:
             return None
         if digest is not None and _sha256(answer.body) != digest:
-            raise _broken(reference, "what came does not match its digest")
+            raise broken(reference, "what came does not match its digest")
         return answer.body
-
-    def _ask(self, method: str, reference: Reference, path: str) -> _Answer:
-        key = (reference.host, reference.repository)
-        url = httpx.URL(f"{reference.base_url}/{path}")
-        answer = self._send(method, url, reference, self._authorizations.get(key))
-        if answer.status == httpx.codes.UNAUTHORIZED:
-            # Of a token that was good before as well: it lives for minutes.
-            authorization = self._authorize(reference, answer.headers.get("WWW-Authenticate", ""))
-            if authorization is not None:
-                self._authorizations[key] = authorization
-                answer = self._send(method, url, reference, authorization)
-        if answer.status in (httpx.codes.OK, httpx.codes.NOT_FOUND):
-            return answer
-        raise _refused(reference, answer.status)
-
-    def _authorize(self, reference: Reference, challenge: str) -> str | None:
-        """Make the header that answers a registry's challenge; None where nothing would."""
-        scheme, _, rest = challenge.partition(" ")
-        credentials = self._credentials(reference.host)
-        if scheme.lower() == "basic":
-            return None if credentials is None else _basic(credentials)
-        if scheme.lower() != "bearer":
-            return None
-        told = {name.lower(): quoted or plain for name, quoted, plain in _PARAMETER.findall(rest)}
-        realm = _url(told.get("realm", ""), reference)
-        own = httpx.URL(reference.base_url)
-        if realm.scheme != "https" and _origin(realm) != _origin(own):
-            raise _broken(reference, f"its token service {realm.host} is not reached over https")
-        query = {
-            "service": told.get("service"),
-            "scope": told.get("scope") or f"repository:{reference.repository}:pull",
-        }
-        realm = realm.copy_merge_params({name: value for name, value in query.items() if value})
-        answer = self._send("GET", realm, reference, None if credentials is None else _basic(credentials))
-        if answer.status != httpx.codes.OK:
-            raise _refused(reference, answer.status)
-        token = _decode(answer.body, _Token, reference)
-        return f"Bearer {token.token or token.access_token}"
-
-    def _send(self, method: str, url: httpx.URL, reference: Reference, authorization: str | None) -> _Answer:
-        """Send a request, follow where it leads without the credentials, and read the answer's body."""
-        headers = {"Accept": _ACCEPT}
-        if authorization is not None:
-            headers["Authorization"] = authorization
-        for _ in range(_MOST_REDIRECTS + 1):
-            answer = self._repeated(method, url, headers, reference)
-            location = answer.headers.get("Location")
-            if answer.status not in _REDIRECTS or location is None:
-                return answer
-            headers.pop("Authorization", None)
-            led = _url(location, reference, base=url)
-            if url.scheme == "https" and led.scheme != "https":
-                raise _broken(reference, "it leads from https to an address without")
-            url = led
-        raise _broken(reference, f"it redirects more than {_MOST_REDIRECTS} times")
-
-    def _repeated(self, method: str, url: httpx.URL, headers: dict[str, str], reference: Reference) -> _Answer:
-        problem = ""
-        for attempt in range(self._attempts):
-            if attempt:
-                pause_s = _FIRST_PAUSE_S * 2.0 ** (attempt - 1)
-                if self._clock() + pause_s > self._deadline:
-                    break
-                self._sleep(pause_s)
-            try:
-                answer = self._once(method, url, headers, reference)
-            except httpx.TransportError as error:
-                problem = str(error) or type(error).__name__
-            else:
-                if answer.status not in _PASSING or attempt == self._attempts - 1:
-                    return answer
-                problem = f"HTTP status {answer.status}"
-        # Outside the handler: httpx's error carries the request, with its query and its credentials.
-        raise RegistryError(f"the registry {reference.host} gave no answer ({problem})", host=reference.host)
-
-    def _once(self, method: str, url: httpx.URL, headers: dict[str, str], reference: Reference) -> _Answer:
-        body = bytearray()
-        with closing(self._http.send(self._http.build_request(method, url, headers=headers), stream=True)) as response:
-            for chunk in cast("httpx.SyncByteStream", response.stream):
-                body += chunk
-                if len(body) > _LARGEST_BYTES:
-                    raise _broken(reference, f"more than {_LARGEST_BYTES >> 20} MiB came")
-                if self._clock() > self._deadline:
-                    raise _broken(reference, f"it took more than {self._limit_s:g} s")
-        return _Answer(response.status_code, response.headers, bytes(body))
-
-
-def _refused(reference: Reference, status: int) -> RegistryError:
-    message = f"the registry {reference.host} refused to tell of {reference.repository} (HTTP status {status})"
-    if status in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-        message += (
-            "; check the name, and that your credentials may read it: set DOKRUN_REGISTRY_USERNAME and "
-            "DOKRUN_REGISTRY_PASSWORD for the registry that DOKRUN_REGISTRY names; for another run: "
-            f"docker login {reference.host}"
-        )
-    elif status in _PASSING:
-        message += "; wait a minute, then try again"
-    return RegistryError(message, host=reference.host)
 
 
 def _manifest_path(reference: Reference) -> str:
@@ -292,40 +108,5 @@ def _variant(manifests: list[_Descriptor], reference: Reference) -> str:
     )
 
 
-def _decode(content: bytes, kind: type[T], reference: Reference) -> T:
-    try:
-        return msgspec.json.decode(content, type=kind)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        pass
-    # Outside the handler: what cannot be read may be a token.
-    raise _broken(reference, "what came cannot be read")
-
-
 def _sha256(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
-
-
-def _basic(credentials: Credentials) -> str:
-    request = httpx.Request("GET", "https://registry.invalid/")
-    flow = httpx.BasicAuth(credentials.username, credentials.password.reveal()).auth_flow(request)
-    return next(flow).headers["Authorization"]
-
-
-def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
-    return url.scheme, url.host, url.port
-
-
-def _url(text: str, reference: Reference, *, base: httpx.URL | None = None) -> httpx.URL:
-    try:
-        url = httpx.URL(text) if base is None else base.join(text)
-    except httpx.InvalidURL:
-        url = httpx.URL()
-    if url.scheme not in ("http", "https") or not url.host:
-        raise _broken(reference, "it names an address that is none")
-    return url
-
-
-def _broken(reference: Reference, problem: str) -> RegistryError:
-    return RegistryError(
-        f"the registry {reference.host} gave an answer that cannot be used: {problem}", host=reference.host
-    )

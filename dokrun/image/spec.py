@@ -22,7 +22,19 @@ if TYPE_CHECKING:
 # Where the files of `.copy()` and `file=` lie in the build's context, each in a folder of its own.
 COPY_FOLDER = ".dokrun-copy"
 
-_REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]*")
+# The name of an image: https://github.com/distribution/reference/blob/main/reference.go
+_LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?"
+_PORT = r"(?:[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+# A registry's host; what stands before a name's first slash is one if it has a dot or a port, or is `localhost`.
+HOST = rf"(?:{_LABEL}(?:\.{_LABEL})*|\[[0-9A-Fa-f:]+\])(?::{_PORT})?"
+NAMED_HOST = rf"(?:localhost|(?=[^/]*[.:]){HOST})"
+REPOSITORY = rf"{_PART}(?:/{_PART})*"
+REFERENCE = re.compile(
+    rf"(?:(?P<host>{NAMED_HOST})/|(?![^/]*[.:\[][^/]*/|localhost/))(?P<repository>{REPOSITORY})"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?",
+    re.ASCII,
+)
 _PYTHON = re.compile(r"3\.\d+(\.\d+)?")
 _PACKAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9+.:=~*/_-]*")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -99,9 +111,13 @@ class Image:
             OptionError: that is no image's name.
         """
         reference = _line("from_registry", ref)
-        if not _REFERENCE.fullmatch(reference) or "://" in reference:
+        if not REFERENCE.fullmatch(reference):
             # It may be an address, with a user's password in it.
-            raise OptionError('from_registry: that is no image\'s name; write "name:tag" or "host/name:tag"')
+            shown = "…" if "@" in reference else repr(reference)
+            raise OptionError(
+                f"from_registry({shown}): no image can have that name; write it as NAME:TAG or HOST/NAME:TAG, the name "
+                "in small letters"
+            )
         return cls(reference)
 
     @classmethod
@@ -113,6 +129,11 @@ class Image:
         build_args: Mapping[str, str] | None = None,
     ) -> Image:
         """Make an image of a Dockerfile.
+
+        It is built by the engine's own builder, without BuildKit: no `RUN --mount=…`, no here-documents (`<<EOF`). For
+        those, build it with `docker build`, push it, and use `from_registry`. What its FROM and `COPY --from=` name is
+        looked up in its registry and pinned, so that the image is built anew when that changes; what its steps download
+        counts by their text alone.
 
         Args:
             path: the Dockerfile.
@@ -289,8 +310,10 @@ def _names(method: str, variables: object) -> dict[str, str]:
     for name, value in variables.items():
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise OptionError(f"{method}: {name!r} is no variable's name; letters, digits and _ make one")
-        if not isinstance(value, str) or any(mark in value for mark in "\n\r\0"):
-            raise OptionError(f"{method}: the value of {name} must be a text on one line")
+        if not isinstance(value, str):
+            raise OptionError(f'{method}: {name} must be a string, such as {name}="1"')
+        if any(mark in value for mark in "\n\r\0"):
+            raise OptionError(f"{method}: the value of {name} must be on one line")
         checked[name] = value
     return checked
 
