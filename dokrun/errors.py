@@ -7,6 +7,7 @@
     ├── NotSerializable             an argument or a function cannot be pickled; nothing was sent
     ├── SourceTooLarge              the user's files are more than what goes along; nothing was sent
     ├── StorageError                the bucket refused, or gave no answer
+    ├── DiskError                   this machine could not write the files that a call left: has folder
     ├── ImageError                  an image cannot be found, built or used
     │   ├── BuildFailed             a step of it failed: has step, log
     │   └── RegistryError           a registry refused, or gave no answer: has host
@@ -31,6 +32,7 @@
         │   └── OutOfMemory         killed since the container's memory was used up
         ├── ResultNotSerializable   the function returned what cannot be pickled (ran = "yes")
         ├── ResultNotWritten        the container's disk could not take the result (ran = "yes")
+        ├── ResultNotFetched        DOK has the result, and this machine could not take it
         ├── ResultUnreadable        the result came and could not be opened; the file is kept
         ├── Tampered                bytes do not match the digest that DOK vouches for
         └── RemoteError             the function raised what cannot be unpickled here (ran = "yes")
@@ -52,6 +54,7 @@ __all__ = [
     "CallFailed",
     "CallTimeout",
     "ConfigError",
+    "DiskError",
     "DokrunError",
     "Forbidden",
     "ImageError",
@@ -66,6 +69,7 @@ __all__ = [
     "Refused",
     "RegistryError",
     "RemoteError",
+    "ResultNotFetched",
     "ResultNotSerializable",
     "ResultNotWritten",
     "ResultUnreadable",
@@ -121,6 +125,14 @@ class SourceTooLarge(DokrunError):
 
 class StorageError(DokrunError):
     """The object store refused a request or gave no answer."""
+
+
+class DiskError(DokrunError):
+    """This machine could not write the files that a call left, below `folder`. DOK still has them."""
+
+    def __init__(self, message: str, *, folder: str = "") -> None:
+        super().__init__(message)
+        self.folder = folder
 
 
 class ImageError(DokrunError):
@@ -276,6 +288,10 @@ class ResultNotSerializable(CallFailed):
 
 class ResultNotWritten(CallFailed):
     """The function ended, but the container's disk could not take its result."""
+
+
+class ResultNotFetched(CallFailed):
+    """The task has ended and DOK keeps its result for 72 hours, but this machine could not take it."""
 
 
 class ResultUnreadable(CallFailed):

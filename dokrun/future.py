@@ -15,14 +15,17 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from dokrun.cost import Receipt
-from dokrun.errors import OptionError, suggest
+from dokrun.errors import DiskError, OptionError, suggest
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """A file that a function left in `dok.artifact_dir()`: its path there, with `/`, and its size in bytes."""
+    """A file that a function left in `dok.artifact_dir()`: its path there, with `/`, and its size in bytes.
+
+    A link to a file there is one too, with that file's size.
+    """
 
     name: str
     size_bytes: int
@@ -36,7 +39,7 @@ class Artifact(Protocol):
         """The user's files."""
 
     def download(self, names: Sequence[str], folder: Path) -> None:
-        """Fetch some of them into a folder, which is new."""
+        """Fetch some of them into a folder, which is new. Raises OSError where this machine cannot write them."""
 
 
 class Future(concurrent.futures.Future[T]):
@@ -110,10 +113,13 @@ class Future(concurrent.futures.Future[T]):
         """Wait for the call's end, and bring the files that it left in `dok.artifact_dir()` here, all or some.
 
         They come from DOK, which keeps them for 72 hours after the task's end
-        (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
+        (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html). A file keeps its permissions, as far as your umask
+        allows, and a link to another file comes as that file. Links to folders come with everything, as relative ones;
+        links that lead out of `dok.artifact_dir()` do not come, nor do devices: a warning in the log names them.
 
         Args:
-            folder: where they shall lie; made here, whole or not at all. One that is there must be empty.
+            folder: where they shall lie; made here, whole or not at all. One that is there must be empty. Beside it,
+                there must be room for the whole artifact for a while.
             names: which, as `files` tells them, or patterns as `*.pt` and `plots/*`; all if none is given.
 
         Returns:
@@ -121,6 +127,7 @@ class Future(concurrent.futures.Future[T]):
 
         Raises:
             OptionError: there is no such file, or the folder is not empty.
+            DiskError: the folder cannot be made, or its disk is full; call again with another, or when there is room.
             ApiError: DOK refused, or did not answer; call again.
             CancelledError: the call was cancelled.
         """
@@ -167,8 +174,20 @@ class Future(concurrent.futures.Future[T]):
 
 def _whole(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Path]:
     """Make a folder with some files of an artifact, or none."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise OptionError(f"{str(folder)!r} is not an empty folder; name one of its own for these files")
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OptionError(f"{str(folder)!r} is not an empty folder; name one of its own for these files")
+        _make(artifact, names, folder)
+    except OSError as error:
+        raise DiskError(
+            f"the files cannot be written to {str(folder)!r} on this machine ({error.strerror or error}); make room "
+            "there, or name another folder, and call download() again: DOK keeps them for 72 hours",
+            folder=str(folder),
+        ) from error
+    return [folder / name for name in names]
+
+
+def _make(artifact: Artifact, names: Sequence[str], folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Only its owner can enter a folder that mkdtemp made, so nobody can put a link in the way.
     aside = Path(tempfile.mkdtemp(prefix=".dokrun-", dir=folder.parent))
@@ -179,4 +198,3 @@ def _whole(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Path]
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return [folder / name for name in names]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
-import tarfile
+import subprocess
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import dokrun as dok
-from dokrun.engine.archive import ArchiveError, extract_files, extract_own
 
 
 @dok.remote(plan="v100-32gb")
@@ -38,6 +38,139 @@ def test_files_are_listed_and_come_back_whole_or_by_pattern(tmp_path: Path) -> N
     assert not (tmp_path / "all" / "link").exists(), "a link is not followed and not made"
 
 
+@dok.remote(plan="v100-32gb")
+def checkpoint(step: int) -> None:
+    folder = dok.artifact_dir() / "checkpoints"
+    (folder / f"step-{step}").mkdir(parents=True)
+    (folder / f"step-{step}" / "weights").write_bytes(b"w" * step)
+    (folder / "best.pt").symlink_to(f"step-{step}/weights")
+    (folder / "latest").symlink_to(f"step-{step}")
+    os.link(folder / "best.pt", folder / "twin.pt", follow_symlinks=True)
+    (folder / "run.sh").write_text("#!/bin/sh")
+    (folder / "run.sh").chmod(0o2750)
+    (folder / "secret").write_text("s")
+    (folder / "secret").chmod(0o400)
+    (folder / "away").symlink_to("/etc/passwd")
+    (folder / "dangling").symlink_to("gone")
+    os.mkfifo(folder / "pipe")
+    (folder / "up").symlink_to("../../..")
+
+
+@pytest.mark.usefixtures("account")
+def test_links_between_files_come_back_as_those_files_and_are_listed_as_such(tmp_path: Path) -> None:
+    future = checkpoint(100)
+    assert [(file.name, file.size_bytes) for file in future.files()] == [
+        ("checkpoints/best.pt", 100),
+        ("checkpoints/run.sh", 9),
+        ("checkpoints/secret", 1),
+        ("checkpoints/step-100/weights", 100),
+        ("checkpoints/twin.pt", 100),
+    ]
+    (best,) = future.download(tmp_path / "one", "checkpoints/best.pt")
+    assert not best.is_symlink()
+    assert best.read_bytes() == b"w" * 100
+    assert [path.name for path in (tmp_path / "one").rglob("*")] == ["checkpoints", "best.pt"]
+    future.download(tmp_path / "all")
+    names = ("best.pt", "twin.pt", "step-100/weights", "latest/weights")
+    assert {(tmp_path / "all" / "checkpoints" / name).stat().st_ino for name in names} == {
+        (tmp_path / "all" / "checkpoints" / "best.pt").stat().st_ino
+    }, "a link takes no room of its own"
+    assert (tmp_path / "all" / "checkpoints" / "latest").readlink() == Path("step-100")
+
+
+@pytest.mark.usefixtures("account")
+def test_files_keep_their_permissions_but_no_more_than_the_umask_allows(tmp_path: Path) -> None:
+    checkpoint(1).download(tmp_path / "out")
+    modes = {path.name: path.stat().st_mode & 0o7777 for path in (tmp_path / "out" / "checkpoints").iterdir()}
+    assert (modes["run.sh"], modes["secret"]) == (0o750, 0o600)
+
+
+@pytest.mark.usefixtures("account")
+def test_what_cannot_come_back_is_named_in_the_log_and_not_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    future = checkpoint(1)
+    future.download(tmp_path / "out")
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert said.startswith("checkpoint also left what cannot be brought here")
+    assert said.endswith("'checkpoints/pipe', 'checkpoints/away', 'checkpoints/dangling' and 1 more")
+    names = {path.name for path in (tmp_path / "out" / "checkpoints").iterdir()}
+    assert names == {"best.pt", "latest", "run.sh", "secret", "step-1", "twin.pt"}
+
+
+@pytest.mark.usefixtures("account")
+@pytest.mark.parametrize("below", ["/proc", "file"])
+def test_a_destination_that_cannot_be_made_is_told_with_its_name_and_what_to_do(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("no folder")
+    folder = tmp_path / below / "new"  # an absolute name stands alone
+    future = leave()
+    with pytest.raises(dok.DiskError, match="name another folder, and call download") as caught:
+        future.download(folder)
+    assert repr(str(folder)) in str(caught.value)
+    assert caught.value.folder == str(folder)
+    assert len(future.download(tmp_path / "elsewhere")) == 2
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of its own that is full after a mebibyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = os.geteuid() == 0 and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("only root can mount a disk")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@dok.remote(plan="v100-32gb")
+def leave_much(*, noise: bool) -> bytes:
+    much = os.urandom(3 << 20) if noise else bytes(3 << 20)
+    (dok.artifact_dir() / "small").write_bytes(b"fits")
+    (dok.artifact_dir() / "large").write_bytes(much)
+    return much
+
+
+# The archive of noise is too large for the disk, and that of zeros is so when it is opened.
+@pytest.mark.parametrize("noise", [True, False], ids=["noise", "zeros"])
+@pytest.mark.usefixtures("account")
+def test_a_disk_here_that_is_full_is_told_as_such_and_the_files_come_when_there_is_room(
+    small_disk: Path, *, noise: bool
+) -> None:
+    future = leave_much(noise=noise)
+    with pytest.raises(dok.DiskError, match=r"No space left on device.*make room there.*72 hours") as caught:
+        future.download(small_disk / "out")
+    assert str(small_disk / "out") in str(caught.value)
+    assert list(small_disk.iterdir()) == [], "nothing takes up the little room there is"
+    subprocess.run(["mount", "-o", "remount,size=32m", small_disk], check=True)
+    assert [path.name for path in future.download(small_disk / "out")] == ["large", "small"]
+
+
+@pytest.mark.usefixtures("account")
+def test_files_need_room_where_they_shall_lie_and_nowhere_else(
+    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    future = leave_much(noise=True)
+    assert len(future.files()) == 2
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    assert len(future.download(tmp_path / "out")) == 2
+
+
+@pytest.mark.parametrize("noise", [True, False], ids=["noise", "zeros"])
+@pytest.mark.usefixtures("account")
+def test_a_result_that_this_machine_cannot_take_is_not_told_as_a_broken_artifact(
+    small_disk: Path, monkeypatch: pytest.MonkeyPatch, *, noise: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    error = leave_much(noise=noise).exception(timeout=60)
+    assert isinstance(error, dok.ResultNotFetched)
+    assert f"below {small_disk} on this machine (No space left on device); DOK keeps it for 72 hours" in str(error)
+    assert error.ran == "maybe"
+    assert list(small_disk.iterdir()) == []
+
+
 @pytest.mark.usefixtures("account")
 def test_files_of_a_call_that_failed_come_back_too() -> None:
     assert [file.name for file in leave(fail=True).files()] == ["model.bin", "plots/loss.txt"]
@@ -58,65 +191,6 @@ def test_a_wrong_name_or_a_folder_in_use_is_refused_and_nothing_is_written(tmp_p
 
 def test_outside_of_a_task_the_folder_is_a_temporary_one_that_stays_the_same() -> None:
     assert leave.local() == str(dok.artifact_dir())
-
-
-def archive(path: Path, *members: tuple[tarfile.TarInfo, bytes]) -> Path:
-    with tarfile.open(path, "w:gz") as made:
-        for member, content in members:
-            member.size = len(content)
-            made.addfile(member, io.BytesIO(content))
-    return path
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
-    made = tarfile.TarInfo(name)
-    made.type, made.linkname = kind, link
-    return made
-
-
-def test_only_regular_files_inside_are_listed_and_taken_from_a_hostile_archive(tmp_path: Path) -> None:
-    path = archive(
-        tmp_path / "a.tar.gz",
-        (member("../outside"), b"1"),
-        (member("/etc/absolute"), b"1"),
-        (member("link", tarfile.SYMTYPE, "/etc/passwd"), b""),
-        (member("hard", tarfile.LNKTYPE, "../outside"), b""),
-        (member("device", tarfile.CHRTYPE), b""),
-        (member("./good"), b"fine"),
-        (member(".dokrun/else"), b"1"),
-    )
-    folder = tmp_path / "out"
-    folder.mkdir()
-    content = extract_own(path, folder)
-    assert (content.root, content.files) == ("", [dok.ArtifactFile("good", 4)])
-    extract_files(path, "", folder, {"good"})
-    assert [found.name for found in tmp_path.rglob("*") if found.is_file()] == ["a.tar.gz", "good"]
-    assert (folder / "good").read_bytes() == b"fine"
-
-
-@pytest.mark.parametrize("name", ["link", "../outside", "gone"])
-def test_what_is_not_a_file_of_the_archive_cannot_be_asked_for(tmp_path: Path, name: str) -> None:
-    path = archive(
-        tmp_path / "a.tar.gz", (member("link", tarfile.SYMTYPE, "/etc/passwd"), b""), (member("../outside"), b"1")
-    )
-    (tmp_path / "out").mkdir()
-    with pytest.raises(ArchiveError, match="is not in it"):
-        extract_files(path, "", tmp_path / "out", {name})
-
-
-def test_a_name_that_comes_twice_is_written_once_and_never_through_a_link(tmp_path: Path) -> None:
-    path = archive(tmp_path / "a.tar.gz", (member("f"), b"first"), (member("f"), b"second"))
-    (tmp_path / "out").mkdir()
-    extract_files(path, "", tmp_path / "out", {"f"})
-    assert (tmp_path / "out" / "f").read_bytes() == b"first"
-
-
-def test_an_archive_that_is_cut_is_an_error(tmp_path: Path) -> None:
-    path = archive(tmp_path / "a.tar.gz", (member("f"), os.urandom(50_000)))
-    path.write_bytes(path.read_bytes()[:20_000])
-    (tmp_path / "out").mkdir()
-    with pytest.raises(ArchiveError):
-        extract_files(path, "", tmp_path / "out", {"f"})
 
 
 @pytest.mark.usefixtures("account")

@@ -1,7 +1,8 @@
 """Read an artifact's tar.gz: dokrun's own files, what else is there, and the user's files when they are asked for.
 
-The archive comes from a container, where anybody's code ran: only regular files are taken, by checked names, no more of
-them than a limit, into a folder that is new.
+The archive comes from a container, where anybody's code ran: only regular files are written, by checked names, no more
+than a limit, into a folder that is new. A link to one of them becomes a second name of what was written; links to
+folders are made last, when nothing more is written that could go through them.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import re
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO
 
-from dokrun.future import ArtifactFile
+from dokrun.engine.members import Content, Members, safe_name
 from dokrun.shim import protocol
 
 # Where in the archive the artifact folder's content may begin; the service does not say.
@@ -26,7 +26,7 @@ _OWN = re.compile(
     rf"{re.escape(protocol.MANIFEST)}|{re.escape(protocol.VALUES_DIR)}/[0-9a-f]{{32}}"
     rf"|{re.escape(protocol.BLOBS_DIR)}/[0-9a-f]{{64}}"
 )
-_MOST_MEMBERS = 1_000_000
+_MOST_RESULTS = 1_000_000
 _MOST_BYTES = 64 * 2**30
 
 
@@ -34,91 +34,119 @@ class ArchiveError(Exception):
     """The archive is broken, or is not one that our container would make."""
 
 
-@dataclass(frozen=True)
-class Content:
-    """What an archive holds beside dokrun's own files, and where in it the artifact folder begins."""
-
-    root: str
-    files: Sequence[ArtifactFile]
-
-
 def extract_own(archive: Path, folder: Path) -> Content:
-    """Write dokrun's own files from an archive below `folder`, and tell which other regular files it holds.
-
-    Links, devices and whatever else lies in it are passed over; of a million files and more, a million are told.
+    """Write dokrun's own files from an archive below `folder`, which is new, and tell what else there is.
 
     Raises:
         ArchiveError: it is cut or broken, holds one of our names twice, or holds too much.
+        OSError: this machine could not write them.
     """
-    root = ""
-    count = total = 0
-    others: dict[str, int] = {}
-    with _members(archive) as members:
-        for name, size, read in members:
+    root, total = "", 0
+    written: set[str] = set()
+    others = Members()
+    with _opened(archive) as opened:
+        for member in _each(opened):
+            name = safe_name(member.name) or ""
             own = next((r for r in _ROOTS if name.startswith(r) and _OWN.fullmatch(name[len(r) :])), None)
-            if own is None:
-                if len(others) < _MOST_MEMBERS:
-                    others[name] = size
+            if own is None or not member.isreg():
+                others.add(member)
                 continue
-            root, count, total = own, count + 1, total + size
-            if count > _MOST_MEMBERS or total > _MOST_BYTES:
-                raise ArchiveError(f"more than {_MOST_MEMBERS} results, or {_MOST_BYTES} bytes of them")
-            _write(folder / name[len(own) :], read())
-    users = [(name[len(root) :], size) for name, size in others.items() if name.startswith(root)]
-    theirs = [(name, size) for name, size in sorted(users) if not name.startswith(f"{protocol.OWN_DIR}/")]
-    return Content(root, [ArtifactFile(name, size) for name, size in theirs])
+            root, name, total = own, name[len(own) :], total + member.size
+            if name in written:
+                raise ArchiveError(f"it holds {name!r} twice")
+            written.add(name)
+            if len(written) > _MOST_RESULTS:
+                raise ArchiveError(f"more than {_MOST_RESULTS} results")
+            _check_total(total)
+            _write(folder / name, _read(opened, member), 0o600)
+    return others.content(root)
 
 
-def extract_files(archive: Path, root: str, folder: Path, names: set[str]) -> None:
+def extract_files(archive: Path, content: Content, folder: Path, names: set[str]) -> None:
     """Write some of the user's files, by their names in the artifact folder, below `folder`, which is new.
+
+    They keep the permissions that they had, less what this process's umask takes away. Links to folders are made where
+    all files are asked for.
 
     Raises:
         ArchiveError: it is cut or broken, does not hold them, or holds too much.
+        OSError: this machine could not write them.
     """
-    missing = set(names)
+    missing: dict[str, list[str]] = {}
+    for name in sorted(names):
+        missing.setdefault(content.links.get(name, name), []).append(name)
     total = 0
-    with _members(archive) as members:
-        for name, size, read in members:
-            found = name[len(root) :]
-            if name.startswith(root) and found in missing:
-                missing.remove(found)
-                total += size
-                if total > _MOST_BYTES:
-                    raise ArchiveError(f"more than {_MOST_BYTES} bytes")
-                _write(folder / found, read())
+    with _opened(archive) as opened:
+        for member in _each(opened):
+            name = safe_name(member.name) or ""
+            found = name[len(content.root) :]
+            if not member.isreg() or not name.startswith(content.root) or found not in missing:
+                continue
+            first, *others = (folder / wanted for wanted in missing.pop(found))
+            mode = member.mode & 0o777 | 0o600
+            _check_total(total := total + member.size)
+            _write(first, _read(opened, member), mode)
+            for other in others:
+                if not _link(first, other):
+                    _check_total(total := total + member.size)
+                    with first.open("rb") as source:
+                        _write(other, source, mode)
     if missing:
         raise ArchiveError(f"{min(missing)!r} is not in it")
-
-
-Member = tuple[str, int, Callable[[], IO[bytes]]]
+    if len(names) == len(content.files):
+        _link_folders(content, folder)
 
 
 @contextmanager
-def _members(archive: Path) -> Iterator[Iterator[Member]]:
+def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+    """Read an archive once, from its beginning to its end; an OSError is this machine's, and never the archive's."""
     try:
         with tarfile.open(archive, "r|gz") as opened:
-            yield _regular(opened)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+            yield opened
+    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise ArchiveError(str(error) or type(error).__name__) from error
 
 
-def _regular(opened: tarfile.TarFile) -> Iterator[Member]:
-    """Yield each regular file's name, its size in bytes, and how to read it while it is its turn."""
-    for member in opened:
-        path = PurePosixPath(member.name)
-        if not member.isreg() or path.is_absolute() or ".." in path.parts or "\0" in member.name:
-            continue
-
-        def read(member: tarfile.TarInfo = member) -> IO[bytes]:
-            source = opened.extractfile(member)
-            assert source is not None  # noqa: S101 - regular files have content
-            return source
-
-        yield path.as_posix(), member.size, read  # without a leading "./"
+def _each(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    while (member := opened.next()) is not None:
+        # It would remember all of them, however many there are.
+        opened.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
+        _check_total(member.offset)
+        yield member
 
 
-def _write(path: Path, source: IO[bytes]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+def _check_total(size_bytes: int) -> None:
+    if size_bytes > _MOST_BYTES:
+        raise ArchiveError(f"more than {_MOST_BYTES} bytes")
+
+
+def _read(opened: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
+    source = opened.extractfile(member)
+    assert source is not None  # noqa: S101 - regular files have content
+    return source
+
+
+def _write(path: Path, source: IO[bytes], mode: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
-    with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+    with os.fdopen(os.open(path, flags, mode), "wb") as file:
         shutil.copyfileobj(source, file, 1 << 20)
+
+
+def _link(first: Path, other: Path) -> bool:
+    """Give a file that was just written a second name. Tells whether there is one now; not every disk can do so."""
+    other.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(first, other)
+    except OSError:
+        return False
+    return True
+
+
+def _link_folders(content: Content, folder: Path) -> None:
+    """Make the links to folders. No folder on the way from a link to its end is a link, so none of them leads out."""
+    for name, target in content.folder_links.items():
+        path = folder / name
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(os.path.relpath(folder / target, path.parent), target_is_directory=True)

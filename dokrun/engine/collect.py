@@ -16,7 +16,8 @@ from typing import Any
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
-from dokrun.engine.archive import ArchiveError, Content, extract_files, extract_own
+from dokrun.engine.archive import ArchiveError, extract_files, extract_own
+from dokrun.engine.members import Content
 from dokrun.engine.prepare import Job
 from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
@@ -28,6 +29,8 @@ _log = logging.getLogger("dokrun.engine")
 # have none at all, so that is not waited for as long.
 PATIENCE_S = (0.1, 0.2, 0.5, 1, 2, 4, 8, 15, 30)
 SHORT_PATIENCE_S = (0.1, 0.2, 0.5, 1)
+# How many names one line of text tells.
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class TaskArtifact:
     client: Client
     id: str
     content: Content
+    # The function's.
+    name: str
 
     @property
     def files(self) -> Sequence[ArtifactFile]:
@@ -52,16 +57,24 @@ class TaskArtifact:
         return self.content.files
 
     def download(self, names: Sequence[str], folder: Path) -> None:
-        """Fetch some of the user's files into a folder, which is new.
+        """Fetch some of the user's files into a folder, which is new; the archive lies beside it meanwhile.
 
         Raises:
             ApiError: the service refused it or did not answer.
             InvalidAnswer: what came is no archive, or not the one that was looked at before.
+            OSError: this machine could not write them.
         """
-        with tempfile.TemporaryDirectory(prefix="dokrun-") as aside:
+        passed_over = self.content.passed_over
+        if passed_over:
+            _log.warning(
+                "%s also left what cannot be brought here, being no file, nor a link to one in its artifact folder: %s",
+                self.name,
+                _named(passed_over),
+            )
+        with tempfile.TemporaryDirectory(prefix=".dokrun-", dir=folder.parent) as aside:
             archive = self.client.artifacts.download(self.id, Path(aside) / "artifact.tar.gz")
             try:
-                extract_files(archive, self.content.root, folder, set(names))
+                extract_files(archive, self.content, folder, set(names))
             except ArchiveError as error:
                 raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
 
@@ -71,19 +84,31 @@ def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable
 
     Raises:
         TaskFailed: there is no artifact, or it cannot be read.
+        ResultNotFetched: this machine could not write it.
         ApiError: the service refused it or did not answer.
     """
     artifact = _find_artifact(client, task, sleep)
     if artifact is None:
         raise _without_outcome(job, task, "and left no artifact")
     archive = folder / "artifact.tar.gz"
-    client.artifacts.download(artifact.id, archive)
     try:
-        return TaskArtifact(client, artifact.id, extract_own(archive, folder))
+        client.artifacts.download(artifact.id, archive)
+        return TaskArtifact(client, artifact.id, extract_own(archive, folder), job.name)
     except ArchiveError as error:
         raise _without_outcome(job, task, f"and its artifact cannot be read ({error})") from error
+    except OSError as error:
+        message = (
+            f"the result of {job.name} cannot be written below {folder.parent} on this machine "
+            f"({error.strerror or error}); DOK keeps it for 72 hours, as artifact {artifact.id}"
+        )
+        raise errors.ResultNotFetched(message, ran="maybe", task_id=task.id) from error
     finally:
         archive.unlink(missing_ok=True)
+
+
+def _named(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:_NAMED])
+    return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
 def read_outcomes(job: Job, task: Task, folder: Path, keep_in: Path) -> list[Outcome]:
