@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import signal
+import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import contained
-import docker  # type: ignore[import-untyped]
+import contained_disk
 import httpx
 import pytest
 from conftest import point_at
-from containers import registry, slim_image
+from containers import image_with, registry, slim_image
 
 import dokrun as dok
 from dokrun import engine
@@ -44,15 +45,8 @@ def image() -> str:
 @pytest.fixture(scope="module")
 def ordinary_user(image: str) -> Iterator[str]:
     """An image in which everything runs as somebody who is not root and has no home."""
-    name = f"{registry()}/tests/ordinary-user"
-    client = docker.from_env()
-    try:
-        client.images.build(fileobj=io.BytesIO(f"FROM {image}\nUSER {USER}\n".encode()), tag=name, rm=True)
-        client.images.push(name)
+    with image_with(f"{registry()}/tests/ordinary-user", f"USER {USER}") as name:
         yield name
-        client.images.remove(name)
-    finally:
-        client.close()
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +61,30 @@ def strict_dok(image: str) -> Iterator[Emulator]:
     behaviour = Behaviour(runtime="docker", memory_bytes=MEMORY_BYTES, read_only_root=True)
     with Emulator(behaviour=behaviour) as emulator:
         yield emulator
+
+
+@pytest.fixture(scope="module")
+def small_disk(image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """DOK whose containers share a disk of 1 MiB for their artifact folders."""
+    disk = tmp_path_factory.mktemp("disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)], check=True)
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tempfile, "tempdir", str(disk))
+            emulator = Emulator(behaviour=Behaviour(runtime="docker"), data=tmp_path_factory.mktemp("data"))
+        with emulator:
+            yield emulator
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.fixture
+def small_road(
+    small_disk: Emulator, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    point_at(monkeypatch, small_disk, store, tmp_path)
+    yield
+    engine.reset()
 
 
 @pytest.fixture
@@ -109,6 +127,34 @@ def test_a_small_call_needs_no_bucket(road: pytest.MonkeyPatch, image: str) -> N
 def test_a_large_argument_and_result_travel(road: pytest.MonkeyPatch, image: str) -> None:
     data = bytes(range(256)) * (32 << 10)
     assert contained.double.options(image=image)(data).result(timeout=PATIENCE_S) == data + data
+
+
+def test_a_result_of_a_gibibyte_comes_back(road: pytest.MonkeyPatch, image: str) -> None:
+    data = contained_disk.large.options(image=image)(1 << 30).result(timeout=PATIENCE_S)
+    view = memoryview(data)
+    assert view.nbytes == 1 << 30
+    assert bytes(view[-(1 << 20) :]) == bytes(range(256)) * 4096, "its digest was compared, so this is enough"
+
+
+@pytest.mark.usefixtures("small_road")
+def test_what_a_function_raises_when_it_has_filled_the_disk_is_told(image: str) -> None:
+    error = failure(contained_disk.save_too_much.options(image=image)())
+    assert isinstance(error, dok.ResultNotWritten)
+    assert error.ran == "yes"
+    assert "the function raised OSError: [Errno 28] No space left on device" in str(error)
+
+
+@pytest.mark.usefixtures("small_road")
+def test_a_result_for_which_the_disk_has_no_room_is_told_as_such(image: str) -> None:
+    error = failure(contained_disk.return_on_a_full_disk.options(image=image)())
+    assert isinstance(error, dok.ResultNotWritten)
+    assert error.ran == "yes"
+    assert "the function ended, but its result could not be written: No space left on device" in str(error)
+
+
+@pytest.mark.usefixtures("small_road")
+def test_a_function_that_makes_room_again_loses_nothing(image: str) -> None:
+    assert contained_disk.make_room_again.options(image=image)().result(timeout=PATIENCE_S) == "done"
 
 
 def test_an_exception_comes_back_as_itself(road: pytest.MonkeyPatch, image: str) -> None:
@@ -207,18 +253,11 @@ def test_an_image_is_built_once_pinned_by_digest_and_found_again_without_an_engi
 
 
 @pytest.mark.usefixtures("road")
-def test_an_image_that_tells_of_another_python_is_refused_before_anything_is_submitted(
-    dok_in_docker: Emulator, image: str
-) -> None:
-    name = f"{registry()}/tests/other-python:1"
-    engine_client = docker.from_env()
-    try:
-        text = f"FROM {image}\nENV PYTHON_VERSION=3.9.1\n"
-        engine_client.images.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True)
-        engine_client.images.push(name)
-    finally:
-        engine_client.close()
-    with Client(dok_in_docker.token, dok_in_docker.secret, base_url=dok_in_docker.api_url) as client:
+def test_an_image_that_tells_of_another_python_is_refused_before_anything_is_submitted(dok_in_docker: Emulator) -> None:
+    with (
+        image_with(f"{registry()}/tests/other-python:1", "ENV PYTHON_VERSION=3.9.1") as name,
+        Client(dok_in_docker.token, dok_in_docker.secret, base_url=dok_in_docker.api_url) as client,
+    ):
         before = client.tasks.list().meta.count
         with pytest.raises(dok.VersionMismatch, match=r"has Python 3\.9\.1.*debian_slim\(\"3\.11\"\)") as caught:
             contained.add.options(image=name)(1, 2).result(PATIENCE_S)
@@ -249,15 +288,10 @@ def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
 
 
 @pytest.mark.usefixtures("road")
-def test_an_image_without_python_is_told_as_such(image: str) -> None:
-    name = f"{registry()}/tests/no-python:1"
-    engine_client = docker.from_env()
-    try:
-        text = f"FROM {image}\nRUN rm -f /usr/bin/python3*\n"
-        engine_client.images.build(fileobj=io.BytesIO(text.encode()), tag=name, rm=True)
-        engine_client.images.push(name)
-    finally:
-        engine_client.close()
-    with pytest.raises(dok.TaskFailed, match=r"exit status 127.*its image has no Python") as caught:
+def test_an_image_without_python_is_told_as_such() -> None:
+    with (
+        image_with(f"{registry()}/tests/no-python:1", "RUN rm -f /usr/bin/python3*") as name,
+        pytest.raises(dok.TaskFailed, match=r"exit status 127.*its image has no Python") as caught,
+    ):
         contained.add.options(image=name)(1, 2).result(PATIENCE_S)
     assert caught.value.ran == "no"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import signal
@@ -12,16 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import docker  # type: ignore[import-untyped]
 import httpx
 import pytest
 from clocks import ManualClock
-from containers import registry, slim_image
-from emulated import STAYS, Line, request
+from containers import PASSWORD, USERNAME, CuttingEngine, image_with, private_registry, registry, slim_image
+from emulated import STAYS, Line, request, send
 from test_emulator import artifact_of, exit_code
 
 from dokrun.api import Client, models
@@ -40,16 +37,9 @@ def image() -> str:
 @pytest.fixture(scope="module")
 def talkative(image: str) -> Iterator[str]:
     """An image that has a program of its own."""
-    name = f"{registry()}/tests/talkative:1"
-    lines = [f"FROM {image}", 'ENTRYPOINT ["echo", "own entrypoint"]', 'CMD ["own command"]', ""]
-    client = docker.from_env()
-    try:
-        client.images.build(fileobj=io.BytesIO("\n".join(lines).encode()), tag=name, rm=True)
-        client.images.push(name)
+    own_program = ['ENTRYPOINT ["echo", "own entrypoint"]', 'CMD ["own command"]']
+    with image_with(f"{registry()}/tests/talkative:1", *own_program) as name:
         yield name
-        client.images.remove(name)
-    finally:
-        client.close()
 
 
 @pytest.fixture(scope="module")
@@ -277,46 +267,106 @@ def test_nothing_is_left_of_an_emulator_whose_process_is_killed(image: str, line
     assert list(tmp_path.iterdir()) == []
 
 
-class _CutsPulls(BaseHTTPRequestHandler):
-    """An engine that is lost in the midst of every pull."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_GET(self) -> None:
-        listed = self.path.partition("?")[0].endswith("/containers/json")
-        body = json.dumps([] if listed else {"ApiVersion": "1.43"}).encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self) -> None:
-        self.send_response(200)
-        self.send_header("Transfer-Encoding", "chunked")
-        self.end_headers()
-        self.wfile.write(b'40\r\n{"status": "Pulling')
-        self.close_connection = True
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.fixture
-def engine_that_cuts_pulls(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), _CutsPulls) as server:
-        monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{server.server_port}")
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield
-        server.shutdown()
+def cutting_engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[CuttingEngine]:
+    engine = CuttingEngine()
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    yield engine
+    engine.close()
 
 
-@pytest.mark.usefixtures("engine_that_cuts_pulls")
+@pytest.mark.usefixtures("cutting_engine")
 def test_a_pull_that_is_cut_midway_is_an_error_of_the_task() -> None:
     behaviour = Behaviour(runtime="docker")
     with Emulator(behaviour=behaviour) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as own:
         task = run(own, "", "registry.invalid/image:1")
     assert task.status == "error"
     assert "the image cannot be pulled" in (task.error_message or "")
+
+
+@pytest.fixture(scope="module")
+def private_host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with private_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture(scope="module")
+def private_image(private_host: str) -> Iterator[str]:
+    with image_with(f"{private_host}/team/app:1", auth={"username": USERNAME, "password": PASSWORD}) as name:
+        yield name
+
+
+def registered(client: Client, hostname: str, password: str = PASSWORD) -> str:
+    return client.registries.create(models.RegistryRequest(hostname, USERNAME, password)).id
+
+
+def test_a_private_image_is_pulled_with_what_the_account_has_registered(
+    client: Client, private_host: str, private_image: str
+) -> None:
+    task = run(client, "print('fine')", private_image, registry=registered(client, private_host))
+    assert (task.status, output_of(client, task)) == ("done", b"fine\n")
+
+
+@pytest.mark.parametrize("password", [None, "wrong"])
+def test_a_private_image_is_not_pulled_without_its_password_or_with_a_wrong_one(
+    client: Client, private_host: str, private_image: str, password: str | None
+) -> None:
+    registry = None if password is None else registered(client, private_host, password)
+    task = run(client, "", private_image, registry=registry)
+    assert (task.status, exit_code(task)) == ("error", None)
+    assert "the image cannot be pulled" in (task.error_message or "")
+    assert "wrong" not in (task.error_message or "")
+
+
+@pytest.mark.parametrize(
+    ("hostname", "image", "knows"),
+    [
+        ("r.example", "r.example/app:1", True),
+        ("docker.io", "team/app", True),
+        ("r.example", "other.example/app:1", False),
+        (None, "r.example/app:1", False),
+    ],
+)
+def test_a_registry_is_told_only_what_was_registered_for_it_and_nothing_of_this_machines_login(
+    cutting_engine: CuttingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    hostname: str | None,
+    image: str,
+    *,
+    knows: bool,
+) -> None:
+    login = {"auths": {"r.example": {"auth": "bG9jYWw6bG9naW4="}, "other.example": {"auth": "bG9jYWw6bG9naW4="}}}
+    (tmp_path / "config.json").write_text(json.dumps(login))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    behaviour = Behaviour(runtime="docker")
+    with Emulator(behaviour=behaviour) as dok, Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+        run(own, "", image, registry=None if hostname is None else registered(own, hostname))
+    assert cutting_engine.told == [{"username": USERNAME, "password": PASSWORD} if knows else {}]
+
+
+def test_a_registrys_password_is_in_no_answer_and_no_file_and_gone_after_a_restart(
+    cutting_engine: CuttingEngine, tmp_path: Path
+) -> None:
+    behaviour = Behaviour(runtime="docker")
+    with Emulator(data=tmp_path, behaviour=behaviour) as dok:
+        with Client(dok.token, dok.secret, base_url=dok.api_url) as own:
+            identity = registered(own, "r.example")
+        listed = send(dok, "GET", "/registries/").text + send(dok, "GET", f"/registries/{identity}/").text
+    assert USERNAME in listed
+    assert PASSWORD not in listed
+    kept = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert USERNAME.encode() in kept
+    assert PASSWORD.encode() not in kept
+    with (
+        Emulator(data=tmp_path, behaviour=behaviour) as dok,
+        Client(dok.token, dok.secret, base_url=dok.api_url) as own,
+    ):
+        task = run(own, "", "r.example/app:1", registry=identity)
+        assert "keeps passwords only while it runs; register it again" in (task.error_message or "")
+        own.registries.update(identity, models.RegistryRequest("r.example", USERNAME, "another"))
+        run(own, "", "r.example/app:1", registry=identity)
+    assert cutting_engine.told == [{"username": USERNAME, "password": "another"}]
 
 
 def test_the_helper_removes_the_folder_whatever_the_engine_answers(tmp_path: Path) -> None:

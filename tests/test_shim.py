@@ -230,6 +230,49 @@ def test_a_child_that_outlives_its_dead_worker_does_not_hide_the_death(container
     assert container.manifest["calls"][0]["failure"]["exit_code"] == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel kills for a pipe's end")
+def test_a_worker_dies_with_its_supervisor_and_its_children_do_too(container: Container, tmp_path: Path) -> None:
+    held = tmp_path / "held"
+    os.mkfifo(held)
+
+    def hold() -> None:
+        import ctypes
+
+        file = held.open("wb", buffering=0)
+        subprocess.Popen(["sleep", "600"], stdout=file)
+        file.write(b"1")
+        ctypes.PyDLL(None).sleep(600)  # a PyDLL keeps the GIL while it calls
+
+    container.give(payload(hold))
+    with container.start() as supervisor, held.open("rb", buffering=0) as file:
+        assert file.read(1) == b"1"
+        supervisor.kill()
+        everybody = threading.Thread(target=file.read, daemon=True)
+        everybody.start()
+        everybody.join(timeout=30)
+        assert not everybody.is_alive(), "the worker and its child, who hold the pipe open, are gone"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no other kernel kills for a pipe's end")
+def test_a_worker_that_starts_when_its_supervisor_is_already_gone_runs_nothing(tmp_path: Path) -> None:
+    pyz = tmp_path / "shim.pyz"
+    pyz.write_bytes(shim.build().data)
+    commands, told = os.pipe()
+    lifeline, supervisor = os.pipe()
+    os.write(told, json.dumps({"folder": "gone", "out": "gone", "environment": {}}).encode() + b"\n")
+    os.close(supervisor)
+    done = subprocess.run(
+        [sys.executable, pyz, "worker", str(commands), "1", str(lifeline)],
+        pass_fds=(commands, lifeline),
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    for descriptor in (commands, told, lifeline):
+        os.close(descriptor)
+    assert (done.returncode, done.stderr) == (-signal.SIGKILL, b"")
+
+
 def test_being_stopped_is_an_outcome_too(container: Container, tmp_path: Path) -> None:
     started = tmp_path / "started"
     os.mkfifo(started)
@@ -331,6 +374,23 @@ def test_a_result_that_does_not_fit_on_the_disk_is_still_an_outcome(container: C
     failure = container.manifest["calls"][0]["failure"]
     assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
     assert not list(container.artifact.rglob("*.part"))
+
+
+def test_an_exception_that_does_not_fit_on_the_disk_is_told_all_the_same(container: Container) -> None:
+    import resource
+
+    def refuse() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        raise ValueError("no such model " + "x" * 5000)
+
+    container.give(payload(refuse))
+    output = container.run()
+    failure = container.manifest["calls"][0]["failure"]
+    assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
+    assert "the function raised ValueError: no such model" in failure["message"]
+    assert len(failure["message"]) < 500, "there is little room left for it"
+    assert "in refuse" in output
 
 
 def test_nothing_of_the_shims_own_stays_in_the_container(container: Container, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from dokrun.api import models
 from dokrun.emulator.catalog import PLANS, PRICES
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.records import Records
+from dokrun.emulator.runtime import Credentials
 from dokrun.emulator.task import TaskRecord
 from dokrun.emulator.validate import Invalid, url
 
@@ -89,6 +90,8 @@ class Account:
     def __init__(self, records: Records, clock: Clock, *, agreed: bool) -> None:
         self._clock = clock
         self._created_at = clock.now()
+        # Here alone: not in the records, and in no answer.
+        self._passwords: dict[str, str] = {}
         self.registries: Shelf[models.Registry] = Shelf(records, "registry", models.Registry)
         self.ssh_keys: Shelf[models.SshKey] = Shelf(records, "ssh key", models.SshKey)
         self.endpoints: Shelf[models.NotificationEndpoint] = Shelf(records, "endpoint", models.NotificationEndpoint)
@@ -119,14 +122,27 @@ class Account:
         return models.AuthInfo(user={}, member=models.Member(member_id="emulator"), account=account)
 
     def put_registry(self, request: models.RegistryRequest, identity: str | None = None) -> models.Registry:
-        """Register credentials, or change them. The password is not kept: nobody here would use it."""
+        """Register credentials, or change them. The password is kept as long as the emulator runs."""
         for name in ("hostname", "username", "password"):
             if not getattr(request, name):
                 raise Invalid(f"{name}: must not be empty")
         now = self._clock.now()
         created_at = self.registries.get(identity).created_at if identity else now
         identity = identity or str(uuid.uuid4())
+        self._passwords[identity] = request.password
         return self.registries.put(models.Registry(identity, created_at, now, request.hostname, request.username))
+
+    def remove_registry(self, identity: str) -> None:
+        """Forget credentials. Raises Missing."""
+        self.registries.remove(identity)
+        self._passwords.pop(identity, None)
+
+    def credentials_of(self, identity: str) -> Credentials | None:
+        """Tell the credentials of a registry; None where it is gone, or was registered before the emulator started."""
+        if identity not in self._passwords:
+            return None
+        registry = self.registries.get(identity)
+        return Credentials(registry.hostname, registry.username, self._passwords[identity])
 
     def put_ssh_key(self, request: models.SshKeyRequest) -> models.SshKey:
         """Register a public key."""

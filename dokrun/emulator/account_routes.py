@@ -105,7 +105,7 @@ class AccountRoutes:
         return answers.value(self._account.put_registry(wanted, registry.id))
 
     async def delete_registry(self, request: Request) -> Response:
-        self._account.registries.remove(request.path_params["id"])
+        self._account.remove_registry(request.path_params["id"])
         return answers.nothing()
 
     async def list_keys(self, request: Request) -> Response:

@@ -2,11 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from dokrun.api.models import ContainerRequest
 from dokrun.emulator.log import Log
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What a registry wants to be told by whoever pulls."""
+
+    hostname: str
+    username: str
+    password: str = field(repr=False)
+
+
+# Tells the credentials that an account has for the registry of an id, or None.
+CredentialsOf = Callable[[str], Credentials | None]
 
 
 class CannotStart(Exception):

@@ -16,16 +16,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import uvicorn
 
-from dokrun.emulator import webhooks
 from dokrun.emulator.account import Account
 from dokrun.emulator.clock import Clock, SystemClock
-from dokrun.emulator.docker import connect
+from dokrun.emulator.docker_engine import connect
 from dokrun.emulator.faults import FaultMiddleware, Faults
 from dokrun.emulator.faults import routes as fault_routes
 from dokrun.emulator.records import Records
 from dokrun.emulator.routes import BASE_PATH, application
 from dokrun.emulator.state import Behaviour, Project
-from dokrun.emulator.task import TaskRecord
+from dokrun.emulator.webhooks import Notifier
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -122,33 +121,33 @@ class Emulator:
         data.mkdir(mode=0o700, parents=True, exist_ok=True)
         records = Records(None if self._data is None else data / RECORDS)
         account = Account(records, self._clock, agreed=self._behaviour.agreed)
-        notifications: set[asyncio.Task[None]] = set()
-
-        def tell(task: TaskRecord) -> None:
-            endpoints = account.told_of(task, webhooks.EVENT)
-            if endpoints:
-                notification = asyncio.create_task(webhooks.tell(task, endpoints))
-                notifications.add(notification)
-                notification.add_done_callback(notifications.discard)
-
+        notifier = Notifier(account)
         project = Project(
             data=data,
             scratch=self._scratch,
             records=records,
             clock=self._clock,
             behaviour=self._behaviour,
-            on_end=tell,
+            credentials_of=account.credentials_of,
+            on_end=notifier.tell,
         )
+        server = self._server(project, account)
+        self._ready.set()
+        serving = asyncio.create_task(server.serve(sockets=[self._socket]))
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        await project.close()
+        await notifier.close()
+        server.should_exit = True
+        await serving
+        records.close()
+
+    def _server(self, project: Project, account: Account) -> uvicorn.Server:
         key = (self.token, self.secret)
-        app = FaultMiddleware(
-            application(project, account, self._clock, key, list(fault_routes(self.faults))),
-            self.faults,
-            self._clock,
-            BASE_PATH,
-        )
-        server = uvicorn.Server(
+        app = application(project, account, self._clock, key, list(fault_routes(self.faults)))
+        return uvicorn.Server(
             uvicorn.Config(
-                app,
+                FaultMiddleware(app, self.faults, self._clock, BASE_PATH),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -156,15 +155,6 @@ class Emulator:
                 timeout_graceful_shutdown=1,
             )
         )
-        self._ready.set()
-        serving = asyncio.create_task(server.serve(sockets=[self._socket]))
-        stopping = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        await project.close()
-        await asyncio.gather(*notifications, return_exceptions=True)
-        server.should_exit = True
-        await serving
-        records.close()
 
 
 class _Key(msgspec.Struct):

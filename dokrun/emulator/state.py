@@ -23,7 +23,7 @@ from dokrun.emulator.log import Log
 from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.proxy import PublicPort
 from dokrun.emulator.records import Records
-from dokrun.emulator.runtime import CannotStart, NoImage, Running, Runtime
+from dokrun.emulator.runtime import CannotStart, CredentialsOf, NoImage, Running, Runtime
 from dokrun.emulator.task import TaskRecord
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Project:
         records: where tasks are kept; those that ran when the emulator ended are aborted, those that waited wait on.
         clock: what tells the time.
         behaviour: see there.
+        credentials_of: tells what a registry wants to be told, by the id that the account gave it.
         on_end: called with each task that has ended.
     """
 
@@ -97,6 +98,7 @@ class Project:
         records: Records,
         clock: Clock,
         behaviour: Behaviour,
+        credentials_of: CredentialsOf,
         on_end: Callable[[TaskRecord], None],
     ) -> None:
         self.tasks: dict[str, TaskRecord] = {}
@@ -107,7 +109,7 @@ class Project:
         self._clock = clock
         self._behaviour = behaviour
         self._on_end = on_end
-        self._runtime = _make_runtime(behaviour, scratch)
+        self._runtime = _make_runtime(behaviour, scratch, credentials_of)
         self._closing = False
         self._line: deque[TaskRecord] = deque()
         self._running: dict[str, Running] = {}
@@ -282,9 +284,14 @@ class Project:
         return ended.done()
 
 
-def _make_runtime(behaviour: Behaviour, folder: Path) -> Runtime:
+def _make_runtime(behaviour: Behaviour, folder: Path, credentials_of: CredentialsOf) -> Runtime:
     if behaviour.runtime == "docker":
-        return DockerRuntime(folder, memory_bytes=behaviour.memory_bytes, read_only_root=behaviour.read_only_root)
+        return DockerRuntime(
+            folder,
+            credentials_of,
+            memory_bytes=behaviour.memory_bytes,
+            read_only_root=behaviour.read_only_root,
+        )
     return ProcessRuntime(folder, behaviour.python)
 
 

@@ -5,6 +5,7 @@ Only webhooks on this machine: an emulator is there for tests, and those must no
 
 from __future__ import annotations
 
+import asyncio
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -14,6 +15,7 @@ import msgspec
 from anyio import to_thread
 
 from dokrun.api import models
+from dokrun.emulator.account import Account
 from dokrun.emulator.task import TaskRecord
 
 EVENT = "task_completed"
@@ -23,8 +25,28 @@ _LONGEST_ANSWER = 64 << 10
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-async def tell(task: TaskRecord, endpoints: list[models.NotificationEndpoint]) -> None:
-    """Send a message to each endpoint that a task has ended; what they answer changes nothing."""
+class Notifier:
+    """Tells those whom an account wants told, while everything else goes on."""
+
+    def __init__(self, account: Account) -> None:
+        self._account = account
+        self._under_way: set[asyncio.Task[None]] = set()
+
+    def tell(self, task: TaskRecord) -> None:
+        """Begin to tell that a task has ended."""
+        endpoints = self._account.told_of(task, EVENT)
+        if endpoints:
+            notification = asyncio.create_task(_tell(task, endpoints))
+            self._under_way.add(notification)
+            notification.add_done_callback(self._under_way.discard)
+
+    async def close(self) -> None:
+        """Wait until everybody has been told."""
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+
+
+async def _tell(task: TaskRecord, endpoints: list[models.NotificationEndpoint]) -> None:
+    """Send a message to each endpoint; what they answer changes nothing."""
     for endpoint in endpoints:
         await send(endpoint.address, {"event_type": EVENT, "task": task.shown()})
 

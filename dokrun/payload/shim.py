@@ -2,7 +2,8 @@
 
 The archive holds `dokrun/shim/` (as the package `dokrun_shim`), the client's own cloudpickle, and of dokrun itself what
 the user's modules may refer to when they are imported in the container; it is last in line there, so that an installed
-dokrun wins. The bytes depend on these files alone: no times, no order of a file system.
+dokrun wins. None of it has docstrings or comments there. The bytes depend on these files alone: no times, no order of
+a file system.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 import cloudpickle
 
 import dokrun.shim
+from dokrun.payload.strip import strip
 from dokrun.shim import protocol
 
 # The oldest time a zip archive can hold; a fixed one makes the bytes reproducible.
@@ -115,7 +117,7 @@ def build() -> Shim:
             entry = zipfile.ZipInfo(name, _TIME)
             entry.external_attr = 0o644 << 16
             entry.create_system = 3
-            zipped.writestr(entry, files[name], zipfile.ZIP_DEFLATED, compresslevel=9)
+            zipped.writestr(entry, strip(files[name]), zipfile.ZIP_DEFLATED, compresslevel=9)
     data = archive.getvalue()
     return Shim(data, hashlib.sha256(data).hexdigest())
 

@@ -14,7 +14,7 @@ def main(arguments: List[str]) -> int:
     if arguments[:1] == ["worker"]:
         from . import worker
 
-        return worker.main(int(arguments[1]), int(arguments[2]))
+        return worker.main(*map(int, arguments[1:]))
     from . import supervisor
 
     return supervisor.main(*arguments[:1])

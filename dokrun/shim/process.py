@@ -27,19 +27,21 @@ class Worker:
     def __init__(self) -> None:
         commands, self._commands = os.pipe()
         self._answers, answers = os.pipe()
+        # Nothing is written to it; see `lifeline`.
+        lifeline, self._lifeline = os.pipe()
         # The folder or archive that this package was loaded from runs as `python THAT worker …`.
         archive = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-            [sys.executable, "-u", archive, "worker", str(commands), str(answers)],
+            [sys.executable, "-u", archive, "worker", *map(str, (commands, answers, lifeline))],
             stdin=subprocess.DEVNULL,
             # Through one pipe, so that what a function prints stays in order; the service joins both anyway.
             stderr=subprocess.STDOUT,
-            pass_fds=(commands, answers),
+            pass_fds=(commands, answers, lifeline),
             # The user's code has no business with the payload's URL, which is a signature.
             env={k: v for k, v in os.environ.items() if k not in protocol.PAYLOAD_VARIABLES},
         )
-        os.close(commands)
-        os.close(answers)
+        for passed in (commands, answers, lifeline):
+            os.close(passed)
         self._killed = False
         self._closed = False
         self._writing = threading.Lock()
@@ -84,6 +86,7 @@ class Worker:
         with self._writing:
             self._closed = True
             os.close(self._commands)
+            os.close(self._lifeline)
 
     def last_events(self) -> Iterator[Tuple[str, Any]]:
         """Yield what has not been taken from the events, up to the exit, if that has not been taken itself."""

@@ -10,8 +10,9 @@ the user's:
     → {"report": "values/…"}       the report is written, or
     → {"failure": {…}}             it could not be
 
-A closed pipe ends it. It may die at any moment of what the user's code does; the supervisor says of what. On
-`protocol.STACKS_SIGNAL`, and on a fatal signal, it writes its threads' stacks to standard error.
+A closed pipe ends it between two calls; within one the end of a third pipe does, on which nothing is said. It may die
+at any moment of what the user's code does; the supervisor says of what. On `protocol.STACKS_SIGNAL`, and on a fatal
+signal, it writes its threads' stacks to standard error.
 
 Stdlib and cloudpickle only, Python 3.9 syntax: this file runs in other people's images.
 """
@@ -29,19 +30,23 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import cloudpickle
 
-from . import envelope, protocol
+from . import envelope, lifeline, protocol
 from .envelope import Segment
 
+# How much of an exception's own message is told where the disk is full, in characters.
+LONGEST_MESSAGE = 300
 
-def main(commands_fd: int, answers_fd: int) -> int:
+
+def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
     """Run calls until the supervisor closes the pipe. Returns the exit status."""
     # The supervisor kills the group; a session of its own would hide it from who ends the container's whole session.
     os.setpgid(0, 0)
+    lifeline.hold(lifeline_fd)
     # In C, so that even a function which never lets go of the GIL tells where it is.
     faulthandler.enable()
     faulthandler.register(protocol.STACKS_SIGNAL, all_threads=True)
     _volunteer()
-    for fd in (commands_fd, answers_fd):
+    for fd in (commands_fd, answers_fd, lifeline_fd):
         os.set_inheritable(fd, False)  # noqa: FBT003 - programs that the user starts have no business with them
     _put_image_first()
     with open(commands_fd, encoding="utf-8") as commands, open(answers_fd, "w", encoding="utf-8") as answers:
@@ -99,7 +104,12 @@ class Calls:
             told = header.get("failure")
             if told is not None:  # what is to be told fits into the answer itself
                 return {"failure": told}
-            message = f"the function ended, but its result could not be written: {error.strerror}"
+            what = "the function ended, but its result"
+            if header["kind"] == "exception":
+                # The manifest has little room left, and the log has all of it.
+                print(header["traceback"], file=sys.stderr)
+                what = f"the function raised {header['message'][:LONGEST_MESSAGE]} (the log has its traceback), which"
+            message = f"{what} could not be written: {error.strerror}"
             return {"failure": {"reason": protocol.NOT_WRITTEN, "ran": "yes", "message": message}}
 
     def _outcome(self, call: Dict[str, Any]) -> Tuple[Dict[str, Any], List[Segment]]:

@@ -1,0 +1,51 @@
+"""Take out of Python source what is for readers alone, with every line left where it is: tracebacks stay true.
+
+A docstring becomes an empty one, which may stand wherever it stood, and a line that is a comment becomes an empty line.
+The parser says where they are; the tokenizer, which differs from one Python to the next, is not asked.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def strip(source: bytes) -> bytes:
+    """Strip a file, in whatever encoding it declares. Returns UTF-8, which needs no declaration."""
+    text = importlib.util.decode_source(source)
+    lines = text.split("\n")
+    docstrings: list[ast.Constant] = []
+    # Lines that begin within a string, where a `#` is no comment.
+    quoted: set[int] = set()
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Constant):
+            quoted.update(range(node.lineno, _last_line(node)))
+        elif isinstance(node, _DOCUMENTED) and (docstring := _docstring(node)):
+            docstrings.append(docstring)
+    for index, line in enumerate(lines):
+        if line.lstrip().startswith("#") and index not in quoted:
+            lines[index] = ""
+    for docstring in docstrings:
+        _empty(lines, docstring)
+    return "\n".join(lines).encode()
+
+
+def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Constant | None:
+    match node.body:
+        case [ast.Expr(value=ast.Constant(value=str()) as found), *_]:
+            return found
+    return None
+
+
+def _empty(lines: list[str], docstring: ast.Constant) -> None:
+    first, last = docstring.lineno - 1, _last_line(docstring) - 1
+    # The parser counts columns in bytes of UTF-8.
+    before = lines[first].encode()[: docstring.col_offset].decode()
+    after = lines[last].encode()[docstring.end_col_offset :].decode()
+    lines[first : last + 1] = [f'{before}""{after}', *[""] * (last - first)]
+
+
+def _last_line(node: ast.expr) -> int:
+    return node.end_lineno or node.lineno

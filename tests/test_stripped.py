@@ -1,0 +1,103 @@
+"""What `shim.pyz` leaves out of its files: no code, and no line."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import zipfile
+from io import BytesIO
+from pathlib import Path
+
+import cloudpickle
+import pytest
+
+import dokrun
+from dokrun.payload import shim
+from dokrun.payload.strip import strip
+
+FOLDERS = {
+    "cloudpickle": Path(cloudpickle.__file__).parent,
+    "dokrun": Path(dokrun.__file__).parent,
+    "dokrun_shim": Path(dokrun.__file__).parent / "shim",
+}
+TRICKY = '''\
+# -*- coding: latin-1 -*-
+"""Says
+what it is."""  # and why
+from __future__ import annotations
+
+
+class Alone:
+    """Has a docstring and nothing else."""
+
+
+class Crowded: "says it in one line"; number = 3
+
+
+def quoting(x):
+    "Has one in two" " pieces."
+    # a comment
+    text = """
+# this is no comment
+    # nor is this
+    """
+    return text + f"""
+# nor this {x}
+"""  # but this
+
+
+async def later():
+    """Says
+
+    # that this is no comment
+    """
+    "this is no docstring"
+    return "déjà", "#", lambda: """
+    # text"""
+
+
+def é(): "stands behind two bytes"; return 1
+'''.encode("latin-1")
+
+
+def code(source: bytes) -> str:
+    """Tell the parser's view of a file, without docstrings."""
+    tree = ast.parse(importlib.util.decode_source(source))
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+            match node.body:
+                case [ast.Expr(value=ast.Constant(value=str()) as docstring), *_]:
+                    docstring.value = ""
+    return ast.dump(tree)
+
+
+def lines(source: bytes) -> list[tuple[str, int]]:
+    """Tell on which line each statement and expression stands."""
+    tree = ast.parse(importlib.util.decode_source(source))
+    return [(type(node).__name__, node.lineno) for node in ast.walk(tree) if isinstance(node, (ast.stmt, ast.expr))]
+
+
+def test_every_file_of_the_archive_is_its_original_but_for_docstrings_and_comments() -> None:
+    archive = zipfile.ZipFile(BytesIO(shim.build().data))
+    names = [name for name in archive.namelist() if "/" in name]
+    assert len(names) > len(FOLDERS)
+    for name in names:
+        package, _, path = name.partition("/")
+        original, stripped = (FOLDERS[package] / path).read_bytes(), archive.read(name)
+        assert code(stripped) == code(original), name
+        assert lines(stripped) == lines(original), name
+
+
+def test_whatever_looks_like_a_comment_in_a_string_stays() -> None:
+    stripped = strip(TRICKY)
+    assert (code(stripped), lines(stripped)) == (code(TRICKY), lines(TRICKY))
+
+
+@pytest.mark.parametrize("gone", ["Says", "coding", "nothing else", "in one line", "pieces", "a comment", "two bytes"])
+def test_docstrings_and_lines_of_comment_are_gone(gone: str) -> None:
+    assert gone in TRICKY.decode("latin-1")
+    assert gone not in strip(TRICKY).decode().replace("this is no comment", "")
+
+
+def test_a_file_with_another_systems_line_ends_comes_out_the_same() -> None:
+    assert strip(TRICKY.replace(b"\n", b"\r\n")) == strip(TRICKY)
