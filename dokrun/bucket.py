@@ -17,11 +17,14 @@ import boto3
 import botocore.config
 import botocore.exceptions
 
+from dokrun import redact
 from dokrun.config import BucketSettings
 from dokrun.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
+
+redact.guard_logs()
 
 # An address must outlive the queue, not the run; seven days is the signature's own limit.
 ADDRESS_LIFETIME = timedelta(days=6)
@@ -34,8 +37,9 @@ class Bucket:
         self.name = settings.name
         try:
             self._s3 = self._client(settings)
-        except ValueError as error:
-            raise ConfigError(f"the bucket cannot be used: {error}; look at DOKRUN_S3_ENDPOINT_URL") from error
+        except ValueError:
+            # The error's text would show the address, and with it whatever password stands in it.
+            raise ConfigError("the bucket's address is not a URL; look at DOKRUN_S3_ENDPOINT_URL") from None
 
     @staticmethod
     def _client(settings: BucketSettings) -> S3Client:
@@ -123,7 +127,8 @@ class Bucket:
                 "or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             )
         except botocore.exceptions.ClientError as error:
-            problem = f"{error.response['Error'].get('Code', '')} {error.response['Error'].get('Message', '')}".strip()
+            told = error.response["Error"]
+            problem = redact.text(f"{told.get('Code', '')} {told.get('Message', '')}".strip())
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             problem = type(error).__name__
         else:

@@ -33,6 +33,7 @@ from dokrun.errors import ConfigError, MissingCredentials, suggest
 from dokrun.image.spec import HOST, NAMED_HOST, REPOSITORY
 from dokrun.options import Options
 from dokrun.profiles import DEFAULT
+from dokrun.secret import Secret
 
 # https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html; the only zone that offers the service is Ishikari 1.
 DEFAULT_API_URL = "https://secure.sakura.ad.jp/cloud/zone/is1a/api/managed-container/1.0"
@@ -50,40 +51,12 @@ NO_BUCKET = (
 _TOKENS = ("DOKRUN_ACCESS_TOKEN", "SAKURA_ACCESS_TOKEN", "SAKURACLOUD_ACCESS_TOKEN")
 
 
-class Secret:
-    """A string that is never shown: not in a repr, a log, a traceback or a pickle. `reveal` tells it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Tell the value, at the door where it is needed."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and self._value == other._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
-
-    def __repr__(self) -> str:
-        return "Secret('…')"
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a secret is not pickled")
-
-
 @dataclass(frozen=True)
 class BucketSettings:
     """Where objects go; what is None is left to boto3's own sources (environment, AWS profile)."""
 
     name: str
-    endpoint_url: str | None = None
+    endpoint_url: str | None = field(default=None, repr=False)
     region: str | None = None
     access_key_id: str | None = None
     secret_access_key: Secret | None = None
@@ -106,14 +79,15 @@ class Settings:
     """
 
     profile: str
-    api_url: str = DEFAULT_API_URL
+    # Somebody may have written a password into it.
+    api_url: str = field(default=DEFAULT_API_URL, repr=False)
     access_token: str = ""
     access_token_secret: Secret = field(default=Secret(""))
     bucket: BucketSettings | None = None
     registry: RegistrySettings | None = None
     hub_mirror: str | None = None
     uses_images: bool = True
-    defaults: Options = field(default_factory=Options)
+    defaults: Options = field(default_factory=Options, repr=False)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
 

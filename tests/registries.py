@@ -18,9 +18,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from dokrun.config import Secret
 from dokrun.image.credentials import Credentials
 from dokrun.image.reference import Reference
+from dokrun.secret import Secret
 
 SECRET = "hunter2-pass"
 CREDENTIALS = Credentials("ann", Secret(SECRET))

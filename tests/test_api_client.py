@@ -22,8 +22,8 @@ from emulated import end_of, request
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.transport import Backoff
-from dokrun.config import Secret
 from dokrun.emulator import Emulator
+from dokrun.secret import Secret
 
 TOKEN, SECRET, TAG = "a-token", "a-key-that-nobody-sees", "a-tag-that-nobody-sees"
 HIDDEN = (TOKEN, SECRET, TAG, base64.b64encode(f"{TOKEN}:{SECRET}".encode()).decode())

@@ -227,7 +227,7 @@ def test_no_secret_is_to_be_found_anywhere_when_a_call(
     assert bool(signatures) == (kind in (None, KeyError))
     assert found(SECRETS, {**outside, **inside}) == []
     # Whoever builds an image has the registry's password in the hand.
-    assert found((KEY, S3), {"locals": "" if error is None else with_locals(error)}) == []
+    assert found(SECRETS, {"locals": "" if error is None else with_locals(error)}) == []
     assert found((ARGUMENT, ENVIRONMENT, "signature=", *signatures), outside) == []
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from dokrun import config
-from dokrun.config import Secret, Settings
+from dokrun.config import Settings
 from dokrun.errors import ConfigError, MissingCredentials
+from dokrun.secret import Secret
 
 
 def load(tmp_path: Path, profile: str | None = None, toml: str = "", **environ: str) -> Settings:

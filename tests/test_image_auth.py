@@ -13,14 +13,14 @@ import pytest
 from containers import registry as registry_of_the_engine
 from registries import CREDENTIALS, SECRET, GuardedRegistry
 
-from dokrun.config import Secret
 from dokrun.errors import BuildFailed, RegistryError
 from dokrun.image.build import Base, build_and_push
 from dokrun.image.credentials import Credentials, docker_credentials
 from dokrun.image.registry import Registry
 from dokrun.image.spec import Image
+from dokrun.secret import Secret
 
-ANN = ("ann", SECRET)
+ANN = Credentials("ann", Secret(SECRET))
 
 
 @pytest.fixture

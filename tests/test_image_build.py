@@ -14,7 +14,9 @@ from containers import registry, slim_image
 
 from dokrun.errors import BuildFailed, ImageError, RegistryError
 from dokrun.image.build import Base, build_and_push
+from dokrun.image.credentials import Credentials
 from dokrun.image.spec import Image
+from dokrun.secret import Secret
 
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
 
@@ -166,10 +168,10 @@ def test_a_base_can_be_pulled_with_a_name_and_a_password_of_its_own(slim: Image,
     name, _, _ = slim_image().rpartition(":")
     lines: list[str] = []
     pinned = f"{name}@{digest_of(slim_image())}"
-    base = Base(pinned, ("me", "p4ssw0rd"))
+    base = Base(pinned, Credentials("me", Secret("p4ssw0rd")))
     build_and_push(slim.run("true"), {slim_image(): base}, tag, progress=lines.append)
     assert any(re.match(r"Digest: sha256:|Status: ", line) for line in lines)
-    gone = Base(f"{registry()}/no/such@sha256:{'1' * 64}", ("me", "p4ssw0rd"))
+    gone = Base(f"{registry()}/no/such@sha256:{'1' * 64}", Credentials("me", Secret("p4ssw0rd")))
     with pytest.raises(RegistryError, match=r"could not pull .*/no/such@sha256") as caught:
         build_and_push(slim.run("true"), {slim_image(): gone}, tag)
     assert caught.value.host == registry()
@@ -178,7 +180,7 @@ def test_a_base_can_be_pulled_with_a_name_and_a_password_of_its_own(slim: Image,
 
 def test_a_registry_that_does_not_answer_is_named(slim: Image) -> None:
     with pytest.raises(RegistryError, match=r"could not push 127\.0\.0\.1:1/x:y") as caught:
-        build_and_push(slim.run("true"), {}, "127.0.0.1:1/x:y", auth=("me", "p4ssw0rd"))
+        build_and_push(slim.run("true"), {}, "127.0.0.1:1/x:y", auth=Credentials("me", Secret("p4ssw0rd")))
     assert caught.value.host == "127.0.0.1:1"
     assert "p4ssw0rd" not in str(caught.value)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from dokrun.config import Secret
 from dokrun.errors import RegistryError
 from dokrun.image.credentials import Credentials, docker_credentials
+from dokrun.secret import Secret
 
 SECRET = "hunter2-pass"
 AUTH = base64.b64encode(f"ann:{SECRET}".encode()).decode()

@@ -29,7 +29,7 @@ from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import RegistryRequest
 from dokrun.cli.registry import registry as command
-from dokrun.config import RegistrySettings, Secret, Settings
+from dokrun.config import RegistrySettings, Settings
 from dokrun.emulator import Emulator
 from dokrun.emulator.faults import Fault
 from dokrun.engine.engine import Engine
@@ -40,6 +40,7 @@ from dokrun.image.reference import Reference
 from dokrun.image.registry import Registry
 from dokrun.image.spec import Image
 from dokrun.options import Options
+from dokrun.secret import Secret
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 SECRET = "hunter2-pass"

@@ -25,11 +25,10 @@ from dokrun import redact
 from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import BucketSettings
-from dokrun.config import Secret as ConfigSecret
 from dokrun.emulator import Emulator
 from dokrun.emulator.objects import ObjectStore
 from dokrun.errors import StorageError
-from dokrun.redact import Secret
+from dokrun.secret import Secret
 
 CANARY = "canary-d3adb33f"
 
@@ -179,7 +178,7 @@ def test_an_answers_headers_are_not_logged(dok: Emulator, client: Client) -> Non
 
 
 def bucket_of(url: str, name: str) -> Bucket:
-    return Bucket(BucketSettings(name, url, None, "canary-key-id", ConfigSecret(CANARY)))
+    return Bucket(BucketSettings(name, url, None, "canary-key-id", Secret(CANARY)))
 
 
 def test_boto3_and_urllib3_log_neither_signatures_nor_bodies_nor_addresses(store: ObjectStore) -> None:

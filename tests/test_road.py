@@ -20,9 +20,10 @@ import dokrun as dok
 from dokrun import engine, keys
 from dokrun.api import Client
 from dokrun.bucket import Bucket
-from dokrun.config import BucketSettings, Secret
+from dokrun.config import BucketSettings
 from dokrun.emulator.objects import ObjectStore
 from dokrun.options import Options
+from dokrun.secret import Secret
 from dokrun.shim.envelope import segment_of
 
 pytestmark = pytest.mark.usefixtures("account")

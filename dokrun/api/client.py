@@ -11,8 +11,9 @@ from dokrun.api import resources
 from dokrun.api.clock import Clock
 from dokrun.api.connection import Connection
 from dokrun.api.transport import Backoff
-from dokrun.config import DEFAULT_API_URL, NO_CREDENTIALS, Secret
+from dokrun.config import DEFAULT_API_URL, NO_CREDENTIALS
 from dokrun.errors import MissingCredentials
+from dokrun.secret import Secret
 
 if TYPE_CHECKING:
     from typing_extensions import Self

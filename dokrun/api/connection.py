@@ -12,7 +12,7 @@ from dokrun import errors, redact
 from dokrun.api import models
 from dokrun.api.clock import Clock, DatedTransport, Skew
 from dokrun.api.transport import NOT_SENT, Backoff, NetworkTransport, RetryTransport, WholeBodyTransport
-from dokrun.config import Secret
+from dokrun.secret import Secret
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import dokrun
-from dokrun import config
+from dokrun import config, redact
 from dokrun.cli import image, registry
 from dokrun.cli.explain import explain
 from dokrun.errors import ConfigError
@@ -93,11 +93,12 @@ def config_show(profile: Profile = None) -> None:
     table = Table("setting", "value", "from")
     table.add_row("profile", settings.profile, settings.source["profile"])
     if settings.profile != config.LOCAL:
-        table.add_row("api_url", settings.api_url, settings.source["api_url"])
+        table.add_row("api_url", redact.url(settings.api_url), settings.source["api_url"])
         table.add_row("access_token", "…", settings.source["access_token"])
         for table_name, keys in (("bucket", ("name", "endpoint_url", "region")), ("registry", ("name", "username"))):
             for key in keys:
                 value = getattr(getattr(settings, table_name), key, None)
+                value = redact.url(value) if value and key == "endpoint_url" else value
                 where = settings.source.get(f"{table_name}.{key}", "")
                 table.add_row(f"{table_name}.{key}", value or "not set", where)
     table.add_row("state_dir", str(settings.state_dir), "")

@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from dokrun import config, errors
-from dokrun.config import Secret, Settings
+from dokrun.config import Settings
+from dokrun.secret import Secret
 
 if TYPE_CHECKING:
     from dokrun.api import Client

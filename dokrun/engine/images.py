@@ -155,9 +155,12 @@ class Images:
         try:
             return build.build_and_push(
                 image,
-                {name: build.Base(base.pinned(digests[name]), self._auth(base.host)) for name, base in bases.items()},
+                {
+                    name: build.Base(base.pinned(digests[name]), self._credentials(base.host))
+                    for name, base in bases.items()
+                },
                 str(target),
-                auth=self._auth(target.host),
+                auth=self._credentials(target.host),
                 progress=_tell,
                 check=check,
             )
@@ -207,10 +210,6 @@ class Images:
 
     def _credentials(self, host: str) -> Credentials | None:
         return credentials_of(self._settings, host, self._environ)
-
-    def _auth(self, host: str) -> tuple[str, str] | None:
-        credentials = self._credentials(host)
-        return None if credentials is None else (credentials.username, credentials.password.reveal())
 
 
 def default_image() -> str:

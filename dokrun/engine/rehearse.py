@@ -75,7 +75,6 @@ def _ended(exit_code: int) -> Task:
 def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     images = Images(replace(settings, uses_images=True), None)
     image = images.ready(job.options.image).reference
-    credentials = credentials_of(settings, Reference.parse(image).host)
     payload = pack(dict(job.header), job.segments)
     archive = folder / "artifact.tar.gz"
     exit_code = run(
@@ -87,7 +86,7 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
         left="/opt/artifact",
         archive=archive,
         progress=lambda text: print(text, end=""),
-        auth=None if credentials is None else (credentials.username, credentials.password.reveal()),
+        auth=credentials_of(settings, Reference.parse(image).host),
     )
     extract_own(archive, folder / "artifact")
     return exit_code

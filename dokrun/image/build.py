@@ -12,11 +12,11 @@ from typing import Any, TypeAlias
 
 from dokrun.errors import BuildFailed, ImageError, RegistryError
 from dokrun.image.context import DOCKERFILE, PLATFORM, write_context
+from dokrun.image.credentials import Credentials
 from dokrun.image.spec import Image
+from dokrun.secret import HIDDEN, Secret
 
 Progress: TypeAlias = Callable[[str], None]
-# A user's name and password.
-Auth: TypeAlias = tuple[str, str]
 
 LOG_LINES = 40
 # An engine may say nothing for minutes while a registry takes a large layer.
@@ -40,7 +40,7 @@ class Base:
     """What an image is built on, with its digest, `name@sha256:…`; without `auth`, Docker's own credentials pull it."""
 
     pinned: str
-    auth: Auth | None = None
+    auth: Credentials | None = None
 
 
 def build_and_push(
@@ -48,7 +48,7 @@ def build_and_push(
     bases: Mapping[str, Base],
     tag: str,
     *,
-    auth: Auth | None = None,
+    auth: Credentials | None = None,
     progress: Progress = lambda _line: None,
     check: Callable[[], None] = lambda: None,
 ) -> str:
@@ -71,8 +71,8 @@ def build_and_push(
         ImageError: no Docker engine answers, or a file cannot be read.
     """
     arguments = image.recipe.build_args if image.recipe else ()
-    secrets = [value for _, value in arguments if len(value) >= _SHORTEST_SECRET]
-    secrets += [given[1] for given in (auth, *(base.auth for base in bases.values())) if given and given[1]]
+    secrets = [Secret(value) for _, value in arguments if len(value) >= _SHORTEST_SECRET]
+    secrets += [given.password for given in (auth, *(base.auth for base in bases.values())) if given and given.password]
     transcript = Transcript(progress, secrets)
     with engine(_TO_BUILD) as client:
         for base in bases.values():
@@ -88,7 +88,7 @@ class Transcript:
     """What the engine writes: whole lines, without secrets, and the step that they belong to."""
 
     progress: Progress
-    secrets: list[str]
+    secrets: list[Secret]
     step: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     _rest: str = ""
@@ -96,7 +96,7 @@ class Transcript:
     def clean(self, text: str) -> str:
         """Blank the secrets of a text."""
         for secret in self.secrets:
-            text = text.replace(secret, "…")
+            text = text.replace(secret.reveal(), HIDDEN)
         return _VALUES.sub(r"\1=…", _USER.sub(r"\1", _QUERY.sub(r"\1", text)))
 
     def write(self, message: dict[str, Any]) -> None:
@@ -183,7 +183,7 @@ def told(error: Exception) -> str:
     return f"the Docker engine's answer broke off ({type(error).__name__})"
 
 
-def pull(client: Any, base: str, auth: Auth | None, transcript: Transcript) -> None:
+def pull(client: Any, base: str, auth: Credentials | None, transcript: Transcript) -> None:
     """Pull an image for linux/amd64; without `auth`, with what Docker's own configuration has. Raises RegistryError."""
     name, _, digest = base.partition("@")
 
@@ -231,7 +231,7 @@ def _named_line(problem: str, image: Image) -> str:
     return _VALUES.sub(r"\1=…", lines[int(found[1]) - 1]) if found and 0 < int(found[1]) <= len(lines) else ""
 
 
-def _push(client: Any, tag: str, auth: Auth | None, transcript: Transcript) -> str:
+def _push(client: Any, tag: str, auth: Credentials | None, transcript: Transcript) -> str:
     repository, _, version = tag.rpartition(":")
 
     def begin() -> Any:
@@ -246,8 +246,8 @@ def _push(client: Any, tag: str, auth: Auth | None, transcript: Transcript) -> s
     return str(digest)
 
 
-def _credentials(auth: Auth | None) -> dict[str, str] | None:
-    return None if auth is None else {"username": auth[0], "password": auth[1]}
+def _credentials(auth: Credentials | None) -> dict[str, str] | None:
+    return None if auth is None else {"username": auth.username, "password": auth.password.reveal()}
 
 
 def _refused(action: str, repository: str) -> Callable[[str], RegistryError]:

@@ -18,11 +18,14 @@ from typing import TypeVar, cast
 import httpx
 import msgspec
 
+from dokrun import redact
 from dokrun.errors import RegistryError
 from dokrun.image.credentials import Credentials
 from dokrun.image.reference import Reference
 
 T = TypeVar("T")
+
+redact.guard_logs()
 
 _ACCEPT = (
     "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json, "

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from dokrun.errors import ImageError
-from dokrun.image.build import Auth, Transcript, engine, failures, pull, told
+from dokrun.image.build import Transcript, engine, failures, pull, told
+from dokrun.image.credentials import Credentials
 
 _WAIT = ("/bin/sh", "-c", "read -r _")
 _TO_REHEARSE = (
@@ -35,7 +36,7 @@ def run(
     left: str,
     archive: Path,
     progress: Callable[[str], None],
-    auth: Auth | None = None,
+    auth: Credentials | None = None,
 ) -> int:
     """Run an image, pulled if need be; the container is gone afterwards.
 
@@ -59,7 +60,7 @@ def run(
     Raises:
         ImageError: no Docker engine answers, the image cannot be had or started, or the engine is lost on the way.
     """
-    transcript = Transcript(lambda _line: None, [auth[1]] if auth and auth[1] else [])
+    transcript = Transcript(lambda _line: None, [auth.password] if auth and auth.password else [])
     with engine(_TO_REHEARSE) as api:
         with _told_as(f"the Docker engine cannot make a container of {image}", transcript):
             _have(api, image, auth, transcript)
@@ -129,7 +130,7 @@ def _removed(api: Any, container: Any) -> Iterator[None]:
             api.remove_container(container, force=True)
 
 
-def _have(api: Any, image: str, auth: Auth | None, transcript: Transcript) -> None:
+def _have(api: Any, image: str, auth: Credentials | None, transcript: Transcript) -> None:
     import docker  # type: ignore[import-untyped]
 
     try:

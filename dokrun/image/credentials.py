@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dokrun.config import Secret
 from dokrun.errors import RegistryError
+from dokrun.secret import Secret
 
 DOCKER_HUB = "docker.io"
 
