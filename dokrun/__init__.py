@@ -30,21 +30,25 @@ if TYPE_CHECKING:
     from dokrun.cost import Price as Price
     from dokrun.cost import Receipt as Receipt
     from dokrun.function import RemoteFunction as RemoteFunction
+    from dokrun.function import attach as attach
     from dokrun.function import prices as prices
     from dokrun.function import remote as remote
     from dokrun.future import ArtifactFile as ArtifactFile
     from dokrun.future import Future as Future
     from dokrun.image.spec import Image as Image
+    from dokrun.retry import Retry as Retry
     from dokrun.shim.protocol import CallInfo as CallInfo
     from dokrun.shim.protocol import artifact_dir as artifact_dir
+    from dokrun.shim.protocol import checkpoint_dir as checkpoint_dir
     from dokrun.shim.protocol import current as current
 
 _HOMES = {
     "dokrun.cost": ("Price", "Receipt"),
-    "dokrun.function": ("RemoteFunction", "prices", "remote"),
+    "dokrun.function": ("RemoteFunction", "attach", "prices", "remote"),
     "dokrun.future": ("ArtifactFile", "Future"),
     "dokrun.image.spec": ("Image",),
-    "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "current"),
+    "dokrun.retry": ("Retry",),
+    "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "checkpoint_dir", "current"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

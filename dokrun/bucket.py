@@ -9,7 +9,7 @@ import hashlib
 import io
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,9 @@ redact.guard_logs()
 
 # An address must outlive the queue, not the run; seven days is the signature's own limit.
 ADDRESS_LIFETIME = timedelta(days=6)
+# What is read into memory: claims, which are a line of JSON.
+LARGEST_READ_BYTES = 64 << 10
+_PRECONDITION_FAILED = 412
 
 
 class Bucket:
@@ -85,6 +88,36 @@ class Bucket:
             raise StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
         return True
 
+    def claim(self, key: str, body: bytes) -> bytes | None:
+        """Store a small object that nobody has stored yet. Returns None where this was the first, else what is there.
+
+        A store that does not honour `If-None-Match` would let everybody win; `dokrun doctor` looks for that.
+        """
+        with self._translated("claim"):
+            try:
+                self._s3.put_object(Bucket=self.name, Key=key, Body=body, IfNoneMatch="*")
+            except botocore.exceptions.ClientError as error:
+                if error.response["ResponseMetadata"]["HTTPStatusCode"] != _PRECONDITION_FAILED:
+                    raise
+            else:
+                return None
+        there = self.read(key)
+        # An answer that was lost on its way makes the repeated request find its own claim.
+        return None if there == body else there
+
+    def read(self, key: str, limit_bytes: int = LARGEST_READ_BYTES) -> bytes | None:
+        """Tell what a small object holds; None where there is none. More than `limit_bytes` is an error."""
+        with self._translated("read"):
+            try:
+                body = self._s3.get_object(Bucket=self.name, Key=key)["Body"]
+            except self._s3.exceptions.NoSuchKey:
+                return None
+            with closing(body):
+                data = body.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise StorageError(f"bucket {self.name!r}: an object of dokrun's is larger than {limit_bytes} bytes")
+        return data
+
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         with self._translated("delete"):
@@ -93,15 +126,26 @@ class Bucket:
     def address(self, key: str) -> str:
         """Make an address that anybody can GET the object from for six days: to be treated as a secret."""
         with self._translated("presign"):
-            return self._s3.generate_presigned_url(
-                "get_object",
-                Params={"Bucket": self.name, "Key": key},
-                ExpiresIn=int(ADDRESS_LIFETIME.total_seconds()),
-            )
+            return self._presigned("get_object", key)
+
+    def address_to_put(self, key: str, *, once: bool = False) -> str:
+        """Make an address that anybody can PUT an object to for six days; a secret likewise.
+
+        With `once` the store refuses it (412) where there is an object already: the request must bear the header
+        `If-None-Match: *`, which the signature covers.
+        """
+        with self._translated("presign"):
+            return self._presigned("put_object", key, **({"IfNoneMatch": "*"} if once else {}))
 
     def close(self) -> None:
         """Close the connections."""
         self._s3.close()
+
+    def _presigned(self, method: str, key: str, **more: str) -> str:
+        parameters = {"Bucket": self.name, "Key": key, **more}
+        return self._s3.generate_presigned_url(
+            method, Params=parameters, ExpiresIn=int(ADDRESS_LIFETIME.total_seconds())
+        )
 
     def _put(self, key: str, reader: _Reader) -> None:
         with self._translated("put"):

@@ -18,6 +18,7 @@ object store inside this process. This module and `dokrun.emulator` alone know a
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import sys
@@ -90,6 +91,13 @@ class Settings:
     defaults: Options = field(default_factory=Options, repr=False)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def account(self) -> str:
+        """What keeps one account's records apart from another's: a name that tells nothing of the API key."""
+        if self.profile == LOCAL:
+            return LOCAL
+        return hashlib.sha256(f"{self.api_url}\n{self.access_token}".encode()).hexdigest()[:16]
 
 
 def load(

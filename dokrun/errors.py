@@ -227,17 +227,65 @@ class ServerError(Refused):
 
 
 class CallFailed(DokrunError):
-    """A call ended without a value. `ran` says whether the user's function was started."""
+    """A call ended without a value.
 
-    def __init__(self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "") -> None:
+    Attributes:
+        ran: whether the user's function was started: "no", "maybe" or "yes".
+        call_id: the call's id, the same in every attempt.
+        attempt: which attempt failed, counted from 1.
+        task_id: DOK's id of its task; empty where there was none.
+        phase: what failed: submit, start, run, download or unpickle.
+        handle: what `dok.attach` takes; empty where nothing was submitted.
+        still_runs: whether a task may still run, and cost money.
+        log: the last lines of the task's log, where they could be had.
+    """
+
+    phase = "run"
+    advice = "dokrun logs {handle} shows its log"
+
+    def __init__(
+        self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", still_runs: bool = False
+    ) -> None:
         super().__init__(message)
         self.ran = ran
         self.call_id = call_id
         self.task_id = task_id
+        self.still_runs = still_runs
+        self.attempt = 1
+        self.handle = ""
+        self.log: tuple[str, ...] = ()
+        if ran == "no" and self.phase == "run":
+            self.phase = "start"
+
+    def locate(self, *, call_id: str, attempt: int, task_id: str, handle: str) -> None:
+        """Say which call and attempt this is about, as far as that is not said yet."""
+        self.call_id = self.call_id or call_id
+        self.task_id = self.task_id or task_id
+        self.handle = self.handle or handle
+        self.attempt = attempt
+
+    def __str__(self) -> str:
+        """Tell what failed, whether the function ran, what still runs, the end of the log, and what to do next."""
+        ran = {
+            "no": "the function did not run",
+            "maybe": "nobody knows whether the function ran",
+            "yes": "the function ran",
+        }
+        where = [f"attempt {self.attempt}", *([f"task {self.task_id}"] if self.task_id else [])]
+        runs = "its task may still run, and cost money" if self.still_runs else "nothing of it runs any more"
+        lines = [self.args[0], f"  {ran[self.ran]} ({', '.join(where)}); {runs}"]
+        lines += [f"  | {line}" for line in self.log]
+        if self.handle:
+            advice = "dokrun cancel {handle} stops it" if self.still_runs else self.advice
+            lines.append("  " + advice.format(handle=self.handle))
+        return "\n".join(lines)
 
 
 class SubmitFailed(CallFailed):
     """The job could not be staged, or DOK did not take the task."""
+
+    phase = "submit"
+    advice = "call the function again"
 
 
 class TaskFailed(CallFailed):
@@ -251,9 +299,13 @@ class TaskFailed(CallFailed):
 class ShimFailed(CallFailed):
     """The container could not fetch, verify or read what was sent, so the function was not started."""
 
+    phase = "start"
+
 
 class VersionMismatch(CallFailed):
     """Client and container have versions of Python, cloudpickle or dokrun that cannot read each other's pickles."""
+
+    phase = "start"
 
 
 class CallTimeout(CallFailed):
@@ -293,13 +345,21 @@ class ResultNotWritten(CallFailed):
 class ResultNotFetched(CallFailed):
     """The task has ended and DOK keeps its result for 72 hours, but this machine could not take it."""
 
+    phase = "download"
+    advice = "dok.attach({handle!r}) fetches it, for 72 hours"
+
 
 class ResultUnreadable(CallFailed):
     """The result arrived and is verified, but cannot be unpickled here. The message names the file that keeps it."""
 
+    phase = "unpickle"
+    advice = "mend what cannot be imported here, and call dok.attach({handle!r}) again"
+
 
 class Tampered(CallFailed):
     """Bytes that came back do not match their digest. They were not unpickled."""
+
+    phase = "download"
 
 
 class RemoteError(CallFailed):

@@ -200,6 +200,11 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
             module, or of the script.
         exclude: patterns, as in .gitignore, of files that stay here.
         name: the name that the task bears, in place of the function's.
+        retries: how often a function that has started may run again: a number, or a `dok.Retry`; never if nothing is
+            said. What failed before it started is tried again without it.
+        secrets: environment variables that only the function's own process has: names of variables here, or names with
+            their values. They travel with the arguments, not in the task's definition, where there is a bucket.
+        detach: let the call go on when this process ends; `dok.attach(future.handle)` gets its result.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named. None is as if an option were not given.
 
@@ -212,6 +217,22 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         return RemoteFunction(function, checked)
 
     return decorate if function is None else decorate(function)
+
+
+def attach(handle: str, *, profile: str | None = None) -> Future[Any]:
+    """Make the future of a call that another process has made, or this one before; nothing is submitted.
+
+    Args:
+        handle: what `future.handle` told; on the machine that made the call its beginning will do, as in "train-7f3a".
+        profile: whose account, in place of the one that the environment chooses.
+
+    Raises:
+        OptionError: it is no handle, or not one that can be found.
+        ConfigError: the profile is not complete.
+    """
+    from dokrun import engine
+
+    return engine.get(profile).attach(handle)
 
 
 def prices(profile: str | None = None) -> dict[str, Price]:

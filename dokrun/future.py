@@ -8,7 +8,8 @@ import fnmatch
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Sequence
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -42,6 +43,44 @@ class Artifact(Protocol):
         """Fetch some of them into a folder, which is new. Raises OSError where this machine cannot write them."""
 
 
+class Progress:
+    """How far a job is: what all of its calls share, kept up to date by the engine.
+
+    Attributes:
+        status: "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running,
+            error, done, aborted, canceled; "retrying" between two attempts.
+        attempt: which attempt is under way, counted from 1.
+        task_id: DOK's id of its task, None until DOK has taken it.
+        receipt: what the last attempt cost; None until its task has ended.
+        artifact: what it left behind.
+        cancel: called with a future that was cancelled.
+        logs: yields the text of the task's log.
+    """
+
+    def __init__(self) -> None:
+        self.status = "preparing"
+        self.attempt = 1
+        self.task_id: str | None = None
+        self.receipt: Receipt | None = None
+        self.artifact: Artifact | None = None
+        self.cancel: Callable[[], None] | None = None
+        self.logs: Callable[[str], Iterator[str]] | None = None
+        self.handle: str | None = None
+        self._changed = threading.Condition()
+
+    def update(self, **changed: Any) -> None:
+        """Change some attributes, and wake whoever waits for one."""
+        with self._changed:
+            vars(self).update(changed)
+            self._changed.notify_all()
+
+    def wait_for(self, name: str, ended: Callable[[], bool]) -> Any:
+        """Wait until an attribute is known, or nothing more is to come. Tells what it is."""
+        with self._changed:
+            self._changed.wait_for(lambda: getattr(self, name) is not None or ended())
+            return getattr(self, name)
+
+
 class Future(concurrent.futures.Future[T]):
     """The outcome of one call, which is there at once, or later.
 
@@ -52,21 +91,58 @@ class Future(concurrent.futures.Future[T]):
     Attributes:
         call_id: 32 hexadecimal digits, the same in every attempt; inside the function, `dok.current().call_id`.
         name: the function's name.
-        task_id: DOK's id of the task, None until DOK has taken it.
-        status: "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running,
-            error, done, aborted, canceled.
-        receipt: what it cost; None until the task has ended.
     """
 
-    def __init__(self, call_id: str, name: str) -> None:
+    def __init__(self, call_id: str, name: str, progress: Progress | None = None) -> None:
         super().__init__()
         self.call_id = call_id
         self.name = name
-        self.task_id: str | None = None
-        self.status = "preparing"
-        self.receipt: Receipt | None = None
-        self.on_cancel: Callable[[], None] | None = None
-        self.artifact: Artifact | None = None
+        self._progress = progress or Progress()
+
+    @property
+    def task_id(self) -> str | None:
+        """DOK's id of the task, the last one if there were several; None until DOK has taken it."""
+        return self._progress.task_id
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt is under way or was the last, counted from 1."""
+        return self._progress.attempt
+
+    @property
+    def status(self) -> str:
+        """How far it is.
+
+        "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running, error,
+        done, aborted, canceled; "retrying" between two attempts.
+        """
+        return self._progress.status
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """What the last attempt cost; None until its task has ended."""
+        return self._progress.receipt
+
+    @property
+    def handle(self) -> str:
+        """A short text for `dok.attach(handle)`, in any other process or on another machine. No secret.
+
+        It is there once the task's definition is made, which waits for the image.
+
+        Raises:
+            CallFailed: the call failed before that.
+            CancelledError: it was cancelled before that.
+        """
+        handle: str | None = self._progress.wait_for("handle", self.done)
+        if handle is None:
+            raise self.exception() or RuntimeError(f"{self.name} has no handle")
+        return handle
+
+    def logs(self) -> Iterator[str]:
+        """Yield what the task writes, as it grows, piece by piece, until it has ended. Waits for it to begin."""
+        task_id: str | None = self._progress.wait_for("task_id", self.done)
+        if self._progress.logs is not None and task_id is not None:
+            yield from self._progress.logs(task_id)
 
     def cancel(self) -> bool:
         """Cancel the call, whether it waits or runs: its task is told to end.
@@ -81,8 +157,8 @@ class Future(concurrent.futures.Future[T]):
                 return True
             # Nobody else will: without this, `wait` and `as_completed` would not hear of it.
             self.set_running_or_notify_cancel()
-        if self.on_cancel is not None:
-            self.on_cancel()
+        if self._progress.cancel is not None:
+            self._progress.cancel()
         return True
 
     def result(self, timeout: float | None = None) -> T:
@@ -107,7 +183,7 @@ class Future(concurrent.futures.Future[T]):
             CancelledError: it was cancelled.
         """
         self.exception()
-        return [] if self.artifact is None else list(self.artifact.files)
+        return [] if self._progress.artifact is None else list(self._progress.artifact.files)
 
     def download(self, folder: str | PathLike[str], *names: str) -> list[Path]:
         """Wait for the call's end, and bring the files that it left in `dok.artifact_dir()` here, all or some.
@@ -138,7 +214,7 @@ class Future(concurrent.futures.Future[T]):
             if not found:
                 raise OptionError(f"{self.name} left no file {name!r}{suggest(name, known)}")
             wanted.update(found)
-        return [] if self.artifact is None else _whole(self.artifact, sorted(wanted), Path(folder))
+        return [] if self._progress.artifact is None else _whole(self._progress.artifact, sorted(wanted), Path(folder))
 
     def running(self) -> bool:
         """Tell whether the task runs now, as far as was last heard."""

@@ -10,6 +10,8 @@ from typing import Any, TypeAlias, TypedDict
 
 from dokrun.errors import OptionError, suggest
 from dokrun.image.spec import Image
+from dokrun.retry import Retry
+from dokrun.secret import Secret
 from dokrun.shim.protocol import RESERVED_PREFIXES
 
 Duration: TypeAlias = "timedelta | str | int | float"
@@ -17,10 +19,11 @@ Duration: TypeAlias = "timedelta | str | int | float"
 DEFAULT_TIMEOUT_S = 3600.0
 LONGEST_S = 365 * 86400.0
 # Keys and values of a container's environment together hold fewer characters than this, the service says. Some of them
-# are dokrun's own: two presigned addresses and their digests.
+# are dokrun's own: ids and digests.
 ENVIRONMENT_CHARS = 8192
-OWN_ENVIRONMENT_CHARS = 4096
+OWN_ENVIRONMENT_CHARS = 1024
 
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 
@@ -37,13 +40,17 @@ class GivenOptions(TypedDict, total=False):
     exclude: Iterable[str] | None
     name: str | None
     profile: str | None
+    retries: int | Retry | None
+    secrets: Iterable[str] | Mapping[str, str] | None
+    detach: bool | None
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of a remote function. None and empty mean: the profile's default, else dokrun's.
 
-    `timeout_s` is how long one call may take, in seconds; one hour where nothing says otherwise.
+    `timeout_s` is how long one call may take, in seconds; one hour where nothing says otherwise. Of `secrets`, None
+    stands for what this process's environment has when the function is called.
     """
 
     plan: str | None = None
@@ -55,6 +62,9 @@ class Options:
     exclude: tuple[str, ...] = ()
     name: str | None = None
     profile: str | None = None
+    retries: Retry | None = None
+    secrets: Mapping[str, Secret | None] = field(default_factory=dict)
+    detach: bool | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Options:
         """Make a copy with what is given, as the user writes it; None takes back what was said before.
@@ -68,7 +78,8 @@ class Options:
         """Make a copy with the profile's defaults where this says nothing; environments and lists are joined."""
         mine = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
         lists = {name: (*getattr(defaults, name), *getattr(self, name)) for name in ("tags", "include", "exclude")}
-        return replace(defaults, **{**mine, **lists, "env": {**defaults.env, **self.env}})
+        maps = {name: {**getattr(defaults, name), **getattr(self, name)} for name in ("env", "secrets")}
+        return replace(defaults, **{**mine, **lists, **maps})
 
 
 def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,6 +141,36 @@ def _texts(name: str, value: object) -> tuple[str, ...]:
     return tuple(_text(name, text) for text in value)
 
 
+def _retries(name: str, value: object) -> Retry:
+    if isinstance(value, Retry):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise OptionError(f"{name}={value!r} must be a whole number, 0 or more, or a dok.Retry(…)")
+    return Retry(value)
+
+
+def _secrets(name: str, value: object) -> dict[str, Secret | None]:
+    """Read secrets: names of variables here, or names with their values. No message shows a value."""
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
+            raise OptionError(f"{name}= must map names to texts")
+        told: dict[Any, Secret | None] = {key: Secret(text) for key, text in value.items()}
+    elif isinstance(value, Iterable) and not isinstance(value, str):
+        told = dict.fromkeys(value)
+    else:
+        raise OptionError(f"{name}= must be a list of names, or map names to texts")
+    for key in told:
+        if not isinstance(key, str) or not _VARIABLE.fullmatch(key) or key.startswith(RESERVED_PREFIXES):
+            raise OptionError(f"{name}= has a name that no variable of yours can have; as in {name}=['HF_TOKEN']")
+    return told
+
+
+def _flag(name: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise OptionError(f"{name}={value!r} must be True or False")
+    return value
+
+
 def _tags(name: str, value: object) -> tuple[str, ...]:
     tags = _texts(name, value)
     for tag in tags:
@@ -154,4 +195,7 @@ _CHECKS = {
     "exclude": _texts,
     "name": _text,
     "profile": _text,
+    "retries": _retries,
+    "secrets": _secrets,
+    "detach": _flag,
 }

@@ -91,7 +91,7 @@ def test_arguments_that_do_not_fit_the_signature_are_refused(args: Any, kwargs: 
         ({"env": {"DOKRUN_X": "1"}}, "'DOKRUN_X'"),
         ({"env": {"A": 1}}, "env= must map names to texts"),
         ({"env": {"A=B": "1"}}, "not a name that an environment can hold"),
-        ({"env": {"A": "x" * 5000}}, "4096 fit"),
+        ({"env": {"A": "x" * 8000}}, "7168 fit"),
         ({"tags": "one"}, "tags='one' must be a list of texts"),
         ({"tags": ["dokrun-x"]}, "reserved"),
         ({"tags": [1]}, "must be a text"),

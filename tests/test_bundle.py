@@ -120,7 +120,7 @@ def test_with_files_kept_by_content_the_rest_of_a_call_rides_in_the_command(clie
     future = RemoteFunction(listed, Options(plan="v100-32gb", include=("*.py",)))()
     assert Path(__file__).name in future.result(timeout=60)
     task = client.tasks.get(str(future.task_id))
-    assert protocol.PAYLOAD_URL not in task.containers[0].environment
+    assert protocol.FETCHED not in task.containers[0].command[3:]
 
 
 def test_more_than_the_limit_is_refused_naming_the_largest_files(folder: Path) -> None:

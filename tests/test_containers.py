@@ -274,7 +274,7 @@ def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
     status = container.run(
         image,
         entrypoint=shim.ENTRYPOINT,
-        command=shim.command("http://127.0.0.1:1/shim", "no payload"),
+        command=shim.command("no payload", {"shim": "http://127.0.0.1:1/shim"}),
         environment={"SAKURA_ARTIFACT_DIR": "/opt/artifact"},
         given={shim.BAKED_PATH: data if baked else data[:-1]},
         left="/opt/artifact",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 
 import cloudpickle
@@ -48,9 +49,16 @@ def test_dumping_copies_no_large_buffer() -> None:
     assert bytes(buffer.data[:8]) == array[:1].tobytes()
 
 
-def test_a_segment_elsewhere_is_named_by_its_url() -> None:
-    _, segments = envelope.unpack(envelope.pack({}, [Segment("0" * 64, 5, None, "https://a/b")]))
-    assert segments == [Segment("0" * 64, 5, None, "https://a/b")]
+def test_a_segment_elsewhere_is_named_by_its_digest() -> None:
+    _, segments = envelope.unpack(envelope.pack({}, [Segment("0" * 64, 5)]))
+    assert segments == [Segment("0" * 64, 5)]
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 63, "Z" * 64, 5, None])
+def test_a_segment_is_named_by_nothing_but_a_digest(name: object) -> None:
+    packed_so = envelope.pack({}, [Segment("0" * 64, 5)])
+    with pytest.raises(envelope.EnvelopeError):
+        envelope.unpack(packed_so.replace(b'"' + b"0" * 64 + b'"', json.dumps(name).encode().ljust(66)))
 
 
 @pytest.mark.parametrize(

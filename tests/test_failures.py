@@ -92,6 +92,12 @@ def sleep(seconds: float) -> None:
 
 
 @remote
+def touch_and_sleep(path: Path) -> None:
+    path.touch()
+    time.sleep(600)
+
+
+@remote
 def return_lock() -> Any:
     return {"model": threading.Lock()}
 
@@ -240,12 +246,14 @@ def test_a_cancelled_future_stays_so_and_a_finished_one_cannot_be_cancelled() ->
     assert future.cancel()
 
 
-def test_a_task_that_somebody_cancels_fails_the_call(client: Client) -> None:
-    future = sleep(600)
-    client.tasks.cancel(wait_until_running(future))
+def test_a_task_that_somebody_cancels_fails_the_call(client: Client, tmp_path: Path) -> None:
+    started = tmp_path / "started"
+    future = touch_and_sleep(started)
+    wait_until(started.exists)
+    client.tasks.cancel(str(future.task_id))
     error = failure(future)
     assert isinstance(error, dok.TaskFailed)
-    assert (error.status, error.ran) == ("canceled", "maybe")
+    assert (error.status, error.ran) == ("canceled", "yes"), "its log shows that it was started"
 
 
 def test_a_task_that_is_cancelled_in_line_has_not_run(client: Client) -> None:

@@ -160,15 +160,17 @@ def test_files_need_room_where_they_shall_lie_and_nowhere_else(
 
 @pytest.mark.parametrize("noise", [True, False], ids=["noise", "zeros"])
 @pytest.mark.usefixtures("account")
-def test_a_result_that_this_machine_cannot_take_is_not_told_as_a_broken_artifact(
-    small_disk: Path, monkeypatch: pytest.MonkeyPatch, *, noise: bool
+def test_cell_download_df_a_result_that_this_machine_cannot_take_is_told_as_such_and_attach_fetches_it(
+    small_disk: Path, *, noise: bool
 ) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
-    error = leave_much(noise=noise).exception(timeout=60)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tempfile, "tempdir", str(small_disk))
+        error = leave_much(noise=noise).exception(timeout=60)
     assert isinstance(error, dok.ResultNotFetched)
-    assert f"below {small_disk} on this machine (No space left on device); DOK keeps it for 72 hours" in str(error)
-    assert error.ran == "maybe"
+    assert f"below {small_disk} on this machine (No space left on device)" in str(error)
+    assert (error.ran, error.still_runs) == ("maybe", False)
     assert list(small_disk.iterdir()) == []
+    assert dok.attach(error.handle).exception(timeout=60) is None
 
 
 @pytest.mark.usefixtures("account")

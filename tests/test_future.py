@@ -14,7 +14,7 @@ import dokrun as dok
 def cancel_from_many_threads(future: dok.Future[int]) -> list[int]:
     """Tell how often the engine heard of it."""
     told: list[int] = []
-    future.on_cancel = lambda: told.append(1)
+    future._progress.cancel = lambda: told.append(1)
     barrier = threading.Barrier(4)
 
     def cancel() -> bool:
@@ -32,7 +32,7 @@ def make() -> dok.Future[int]:
 
 def test_cancelling_tells_the_waiters_the_callbacks_and_the_engine_once() -> None:
     future, told = make(), list[str]()
-    future.on_cancel = lambda: told.append("engine")
+    future._progress.cancel = lambda: told.append("engine")
     future.add_done_callback(lambda _: told.append("callback"))
     assert future.cancel()
     assert future.cancel()

@@ -89,12 +89,13 @@ class Container:
             protocol.TASK_ID: "task-1",
             protocol.ARTIFACT_DIR: str(self.artifact),
         }
+        self.addresses: dict[str, Any] = {}
 
-    def give(self, payload: bytes, **changed: str) -> None:
+    def give(self, payload: bytes, address: str | None = None, **changed: str) -> None:
         path = f"/{len(self.site.files)}"
         self.site.files[path] = payload
+        self.addresses["payload"] = f"{self.site.url}{path}?signature=canary" if address is None else address
         self.environment |= {
-            protocol.PAYLOAD_URL: f"{self.site.url}{path}?signature=canary",
             protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
             protocol.PAYLOAD_SIZE: str(len(payload)),
             **changed,
@@ -102,7 +103,7 @@ class Container:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(self.pyz)],
+            [sys.executable, str(self.pyz), protocol.FETCHED, json.dumps(self.addresses)],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -152,7 +153,7 @@ def payload(*functions: Callable[..., Any], timeout_s: float = 60.0, **header: A
                 tables[key].append(
                     {"id": f"{number:032x}", "function": number, "arguments": places, "timeout_s": timeout_s}
                 )
-    told = {"job": "j", "attempt": 1, "python": platform.python_version(), "cloudpickle": cloudpickle.__version__}
+    told = {"job": "j", "python": platform.python_version(), "cloudpickle": cloudpickle.__version__}
     return envelope.pack({**told, **tables, "source": [], **header}, segments)
 
 
@@ -176,6 +177,7 @@ def test_prints_reach_the_log_as_they_happen(container: Container, tmp_path: Pat
     container.give(payload(talk))
     with container.start() as process:
         assert process.stdout is not None
+        assert process.stdout.readline() == f"[dokrun] started {0:032x} in attempt 1\n"
         assert process.stdout.readline() == "before\n", "it is here while the function waits"
         gate.write_bytes(b"go")
         assert process.stdout.read() == "after\n"
@@ -293,7 +295,7 @@ def test_being_stopped_is_an_outcome_too(container: Container, tmp_path: Path) -
 
 def test_a_passing_refusal_of_the_store_is_tried_again(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
-    path = "/" + container.environment[protocol.PAYLOAD_URL].rpartition("/")[2].partition("?")[0]
+    path = "/" + container.addresses["payload"].rpartition("/")[2].partition("?")[0]
     site.answers[path] = [503, 500]
     container.run()
     assert site.asked.count(path) == 3
@@ -301,29 +303,29 @@ def test_a_passing_refusal_of_the_store_is_tried_again(container: Container, sit
 
 
 @pytest.mark.parametrize(
-    ("change", "problem"),
+    ("address", "change", "reason", "problem"),
     [
-        ({protocol.PAYLOAD_SHA256: "0" * 64}, "do not match the digest"),
-        ({protocol.PAYLOAD_SIZE: "100"}, "do not match the digest"),
-        ({protocol.PAYLOAD_SIZE: "soon"}, "could not be received"),
-        ({protocol.PAYLOAD_URL: ""}, "could not be received"),
+        (None, {protocol.PAYLOAD_SHA256: "0" * 64}, protocol.TAMPERED, "do not match the digest"),
+        (None, {protocol.PAYLOAD_SIZE: "100"}, protocol.TAMPERED, "do not match the digest"),
+        (None, {protocol.PAYLOAD_SIZE: "soon"}, protocol.UNREADABLE_PAYLOAD, "could not be received"),
+        ("", {}, protocol.UNREADABLE_PAYLOAD, "could not be received"),
     ],
 )
 def test_a_payload_that_is_not_the_announced_one_is_never_unpickled(
-    container: Container, tmp_path: Path, change: dict[str, str], problem: str
+    container: Container, *, address: str | None, change: dict[str, str], reason: str, problem: str
 ) -> None:
-    mark = tmp_path / "unpickled"
-    container.give(payload(mark.touch), **change)
+    mark = container.folder / "unpickled"
+    container.give(payload(mark.touch), address, **change)
     container.run()
     failure = container.manifest["failure"]
-    assert (failure["reason"], failure["ran"]) == (protocol.UNREADABLE_PAYLOAD, "no")
+    assert (failure["reason"], failure["ran"]) == (reason, "no")
     assert problem in failure["message"]
     assert "canary" not in failure["message"], "the query is a signature"
     assert not mark.exists()
 
 
 def test_a_payload_that_is_gone_is_told_without_its_signature(container: Container, site: Site) -> None:
-    container.give(payload(lambda: 1), **{protocol.PAYLOAD_URL: f"{site.url}/gone?signature=canary"})
+    container.give(payload(lambda: 1), f"{site.url}/gone?signature=canary")
     output = container.run()
     assert "HTTP 404" in container.manifest["failure"]["message"]
     assert "canary" not in container.manifest["failure"]["message"] + output
@@ -353,12 +355,12 @@ def test_a_function_whose_module_is_missing_has_not_run(container: Container) ->
     assert "no_such_module" in header["failure"]["message"]
 
 
-def test_the_worker_does_not_see_the_payloads_address(container: Container) -> None:
+def test_the_worker_knows_its_call_and_nothing_of_the_payload(container: Container) -> None:
     container.give(payload(lambda: dict(os.environ)))
     container.run()
     seen = container.value()
     assert not set(protocol.PAYLOAD_VARIABLES) & set(seen)
-    assert (seen[protocol.CALL_ID], seen[protocol.ATTEMPT], seen[protocol.TASK_ID]) == (f"{0:032x}", "1", "task-1")
+    assert (seen[protocol.CALL_ID], seen.get(protocol.ATTEMPT), seen[protocol.TASK_ID]) == (f"{0:032x}", None, "task-1")
 
 
 def test_a_result_that_does_not_fit_on_the_disk_is_still_an_outcome(container: Container) -> None:
@@ -411,7 +413,8 @@ def bootstrap(
     folder.mkdir()
     (folder / python).write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     (folder / python).chmod(0o755)
-    command = [*shim.ENTRYPOINT, *shim.command(url, payload)]
+    addresses = container.addresses if url is None else {**container.addresses, "shim": url}
+    command = [*shim.ENTRYPOINT, *shim.command(payload, addresses)]
     environment = {**container.environment, "PATH": str(folder)}
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=60, check=False)
 

@@ -14,7 +14,7 @@ from rich.table import Table
 
 import dokrun
 from dokrun import config, redact
-from dokrun.cli import image, registry
+from dokrun.cli import image, jobs, registry
 from dokrun.cli.explain import explain
 from dokrun.errors import ConfigError
 
@@ -24,6 +24,9 @@ app.add_typer(show, name="config")
 app.add_typer(image.app, name="image")
 app.add_typer(registry.registry, name="registry")
 app.command()(explain)
+app.command("ls")(jobs.list_jobs)
+app.command()(jobs.logs)
+app.command()(jobs.cancel)
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
 

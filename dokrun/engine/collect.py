@@ -9,16 +9,16 @@ import mmap
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dokrun import errors
+from dokrun import errors, keys
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
 from dokrun.engine.archive import ArchiveError, extract_files, extract_own
 from dokrun.engine.members import Content
-from dokrun.engine.prepare import Job
+from dokrun.engine.stage import Checkpoint
 from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
 from dokrun.shim.envelope import EnvelopeError, FormatError, Segment, load_value, unpack
@@ -35,10 +35,35 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a call: a value, or the error that its future raises."""
+    """What became of a call in one attempt: a value, or the error that its future raises.
+
+    Attributes:
+        again: whether the function provably did not start, and another task may do better.
+        claimed: whether the attempt's claim is taken, so that another task would need the next one.
+        checkpoint: what the attempt has saved for the next one, as the manifest tells it.
+        lasting: whether nothing would be learnt by looking again; if not, `dok.attach` may do so.
+    """
 
     value: Any = None
     error: BaseException | None = None
+    again: bool = False
+    claimed: bool = True
+    checkpoint: Checkpoint | None = None
+    lasting: bool = True
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Whose outcomes are looked for: those of `calls` calls of a job, from one of its attempts."""
+
+    job_id: str
+    attempt: int
+    name: str
+    calls: int
+
+
+class NoOutcome(Exception):
+    """The task has told nothing of its calls; its text says what was found in place of an outcome."""
 
 
 @dataclass(frozen=True)
@@ -79,31 +104,50 @@ class TaskArtifact:
                 raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
 
 
-def download(client: Client, job: Job, task: Task, folder: Path, sleep: Callable[[float], None]) -> TaskArtifact:
-    """Bring dokrun's own files of a task's artifact into a folder, and tell what else is in it.
+def collect(
+    client: Client, expected: Expected, task: Task, folder: Path, *, keep_in: Path, sleep: Callable[[float], object]
+) -> tuple[TaskArtifact, list[Outcome]]:
+    """Fetch a task's artifact and read what became of each call; the user's files in it are left for later.
+
+    Args:
+        client: DOK.
+        expected: whose outcomes.
+        task: the task, which has ended.
+        folder: an empty folder for what is fetched.
+        keep_in: where results are kept that cannot be opened here.
+        sleep: waits so many seconds.
 
     Raises:
-        TaskFailed: there is no artifact, or it cannot be read.
-        ResultNotFetched: this machine could not write it.
-        ApiError: the service refused it or did not answer.
+        NoOutcome: there is no artifact, it cannot be read, or it has no outcome of dokrun's.
+        ResultNotFetched: DOK has it, and it cannot be brought here now.
     """
-    artifact = _find_artifact(client, task, sleep)
-    if artifact is None:
-        raise _without_outcome(job, task, "and left no artifact")
+    try:
+        artifact = _find_artifact(client, task, sleep)
+        if artifact is None:
+            raise NoOutcome("and left no artifact")
+        found = _download(client, artifact, expected, folder)
+    except errors.ApiError as error:
+        raise _not_fetched(expected, task, str(error)) from error
+    except OSError as error:
+        where = f"it cannot be written below {folder.parent} on this machine ({error.strerror or error})"
+        raise _not_fetched(expected, task, where) from error
+    return found, read_outcomes(expected, task, folder, keep_in)
+
+
+def _download(client: Client, artifact: Artifact, expected: Expected, folder: Path) -> TaskArtifact:
     archive = folder / "artifact.tar.gz"
     try:
         client.artifacts.download(artifact.id, archive)
-        return TaskArtifact(client, artifact.id, extract_own(archive, folder), job.name)
+        return TaskArtifact(client, artifact.id, extract_own(archive, folder), expected.name)
     except ArchiveError as error:
-        raise _without_outcome(job, task, f"and its artifact cannot be read ({error})") from error
-    except OSError as error:
-        message = (
-            f"the result of {job.name} cannot be written below {folder.parent} on this machine "
-            f"({error.strerror or error}); DOK keeps it for 72 hours, as artifact {artifact.id}"
-        )
-        raise errors.ResultNotFetched(message, ran="maybe", task_id=task.id) from error
+        raise NoOutcome(f"and its artifact cannot be read ({error})") from error
     finally:
         archive.unlink(missing_ok=True)
+
+
+def _not_fetched(expected: Expected, task: Task, why: str) -> errors.ResultNotFetched:
+    message = f"the result of {expected.name} is there, but {why}"
+    return errors.ResultNotFetched(message, ran="maybe", task_id=task.id)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -111,25 +155,39 @@ def _named(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - _NAMED} more" if len(names) > _NAMED else shown
 
 
-def read_outcomes(job: Job, task: Task, folder: Path, keep_in: Path) -> list[Outcome]:
-    """Read what became of each call, in the job's order; never raises for a single call.
+def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -> list[Outcome]:
+    """Read what became of each call, in the job's order, from the own files of an artifact; never raises for one call.
 
     What was verified but cannot be opened here is kept below `keep_in`, and named in the call's error.
+
+    Raises:
+        NoOutcome: there is no outcome of dokrun's, or one that says that another task has the claim.
     """
-    ids = [call["id"] for call in job.header["calls"]]
     try:
         manifest = json.loads((folder / protocol.MANIFEST).read_bytes())
         entries = {entry["id"]: entry for entry in manifest["calls"]}
         failed = manifest["failure"]
-        ours = failed is not None or (manifest["job"], manifest["attempt"]) == (job.id, job.attempt)
-    except (OSError, ValueError, KeyError, TypeError):
-        lost = _without_outcome(job, task, "and its artifact holds no outcome of dokrun's")
-        return [Outcome(error=lost) for _ in ids]
+        reason = failed and failed["reason"]
+        ours = failed is not None or (manifest["job"], manifest["attempt"]) == (expected.job_id, expected.attempt)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise NoOutcome("and its artifact holds no outcome of dokrun's") from error
+    if reason == protocol.UNCLAIMED:
+        raise NoOutcome(f"since {failed['message']}")
+    ids = [keys.call_id(expected.job_id, number) for number in range(expected.calls)]
     if not ours:
         forged = errors.Tampered("the artifact holds the outcome of another job", ran="maybe", task_id=task.id)
         return [Outcome(error=forged) for _ in ids]
     reader = _Reader(folder, keep_in, task.id)
-    return [reader.outcome(call_id, entries.get(call_id, {"failure": failed or _NOTHING})) for call_id in ids]
+    checkpoint = _checkpoint(manifest.get("checkpoint"), expected.attempt)
+    outcomes = [reader.outcome(call_id, entries.get(call_id, {"failure": failed or _NOTHING})) for call_id in ids]
+    return [replace(outcome, checkpoint=checkpoint) for outcome in outcomes]
+
+
+def _checkpoint(told: Any, attempt: int) -> Checkpoint | None:
+    try:
+        return Checkpoint(attempt, int(told["slot"]), str(told["sha256"]), int(told["size"]))
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 _NOTHING = {"reason": "missing", "ran": "maybe", "message": "the container's manifest does not name this call"}
@@ -148,7 +206,10 @@ class _Reader:
         try:
             header, buffers = self._report(entry, **where)
         except errors.CallFailed as error:
-            return Outcome(error=error)
+            not_started = entry.get("failure") or {}
+            # What is fetched is fetched before the claim is taken.
+            again = not_started.get("reason") == protocol.NOT_FETCHED
+            return Outcome(error=error, again=again, claimed=not again)
         try:
             loaded = load_value(buffers) if buffers else None
         except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
@@ -161,7 +222,7 @@ class _Reader:
         self, entry: Mapping[str, Any], *, call_id: str, task_id: str
     ) -> tuple[Mapping[str, Any], list[memoryview]]:
         """Read a report that has a value or an exception, and verify all of it; a failure is raised."""
-        where = {"call_id": call_id, "task_id": task_id}
+        where: Any = {"call_id": call_id, "task_id": task_id}
         try:
             failure = entry["failure"]
             if failure is None:
@@ -251,6 +312,8 @@ def _remote_error(header: Mapping[str, Any], *, call_id: str, task_id: str) -> e
 
 _BY_REASON: Mapping[str, type[errors.CallFailed]] = {
     protocol.UNREADABLE_PAYLOAD: errors.ShimFailed,
+    protocol.NOT_FETCHED: errors.ShimFailed,
+    protocol.TAMPERED: errors.Tampered,
     protocol.WRONG_VERSION: errors.VersionMismatch,
     protocol.TIMEOUT: errors.CallTimeout,
     protocol.NOT_SERIALIZABLE: errors.ResultNotSerializable,
@@ -279,7 +342,7 @@ def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> error
     return error
 
 
-def _find_artifact(client: Client, task: Task, sleep: Callable[[float], None]) -> Artifact | None:
+def _find_artifact(client: Client, task: Task, sleep: Callable[[float], object]) -> Artifact | None:
     if task.artifact is not None:
         return task.artifact
     for pause_s in (0, *(PATIENCE_S if task.status == "done" else SHORT_PATIENCE_S)):
@@ -288,23 +351,6 @@ def _find_artifact(client: Client, task: Task, sleep: Callable[[float], None]) -
         if found:
             return found[0]
     return None
-
-
-def _without_outcome(job: Job, task: Task, how: str) -> errors.TaskFailed:
-    signs = [(c.start_at, c.exit_code, c.execution_seconds) for c in task.containers]
-    started = any(sign is not None for container in signs for sign in container)
-    exit_codes = [container.exit_code for container in task.containers if container.exit_code is not None]
-    details = f" with exit status {exit_codes[0]}" if exit_codes else ""
-    said = f": {task.error_message}" if task.error_message else ""
-    if protocol.NO_PYTHON in exit_codes:
-        started = False
-        said += "; its image has no Python, or no /bin/sh: name one that has, or write image=dok.Image.debian_slim()"
-    return errors.TaskFailed(
-        f"task {task.id} of {job.name} ended as {task.status!r}{details} {how}{said}",
-        ran="maybe" if started else "no",
-        task_id=task.id,
-        status=task.status,
-    )
 
 
 def _map(path: Path) -> memoryview:

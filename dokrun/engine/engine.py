@@ -7,22 +7,29 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
-from dokrun import config
+from dokrun import config, keys
 from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import Price
+from dokrun.engine import listing
+from dokrun.engine.attach import find_entry
 from dokrun.engine.images import Images
+from dokrun.engine.journal import Journal, Record
+from dokrun.engine.listing import Listed
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.run import Parts, Run
 from dokrun.engine.stage import check_fits, upload_blobs
-from dokrun.engine.watch import Watcher
+from dokrun.engine.submit import Submitter
+from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
 from dokrun.errors import OptionError, StorageError, SubmitFailed
-from dokrun.future import Future
+from dokrun.future import Future, Progress
 from dokrun.options import Options
+from dokrun.retry import Retry
 
 # Downloads that go on at once.
 _THREADS = 4
@@ -49,16 +56,20 @@ class Engine:
             self.settings.access_token, self.settings.access_token_secret, base_url=self.settings.api_url
         )
         self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
+        self._closing = threading.Event()
         self._parts = Parts(
             client=self.client,
             bucket=self._bucket,
             images=Images(self.settings, self.client),
+            journal=Journal(self.settings.state_dir, self.settings.account),
             watcher=Watcher(self.client),
+            submitter=Submitter(self.client, self._bucket, self._closing.wait, self._closing.is_set),
             builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
             others=Workers(_THREADS, "dokrun-collect"),
             prices=self.prices,
+            sleep=self._closing.wait,
             state_dir=self.settings.state_dir,
         )
         self._lock = threading.Lock()
@@ -73,32 +84,60 @@ class Engine:
             OptionError: neither the options nor the profile's defaults name a plan.
             NotSerializable: an argument or the function cannot be pickled.
             SourceTooLarge: the user's files that would go along are too many.
-            ConfigError: there is no bucket, and the call is too large to travel without.
+            ConfigError: there is no bucket, and the call is too large to travel without; or a secret is not set.
         """
         merged = options.over(self.settings.defaults)
         if merged.plan is None:
             known = ", ".join(sorted(self.prices()))
             raise OptionError(f"{call.name} has no plan; write @remote(plan=…) with one of {known}")
         job = prepare(call, merged.plan, merged)
-        future: Future[Any] = Future(job.header["calls"][0]["id"], job.name)
+        batch = self._parts.watcher.batch()
+        record = Record(job.id, job.name, job.plan, 1, "", batch.tag, retries=(merged.retries or Retry(0)).times)
+        run = self._new_run(record, batch, job)
         try:
             if self._bucket is None:
                 check_fits(job)
             else:
                 upload_blobs(job, self._bucket)
         except StorageError as error:
-            failed = SubmitFailed(f"{job.name} was not submitted: {error}", ran="no", call_id=future.call_id)
+            failed = SubmitFailed(f"{job.name} was not submitted: {error}", ran="no", call_id=run.future.call_id)
             failed.__cause__ = error
-            future.fail(failed)
+            run.future.fail(failed)
         else:
-            self._submit(job, future)
-        return future
+            with self._lock:
+                self._unfinished[run] = None
+            run.begin(job)
+        return run.future
 
-    def _submit(self, job: Job, future: Future[Any]) -> None:
-        run = Run(self._parts, job, future, self._forget)
+    def _new_run(self, record: Record, batch: Batch, job: Job | None) -> Run:
+        progress = Progress()
+        future: Future[Any] = Future(keys.call_id(record.id, 0), record.name, progress)
+        return Run(self._parts, record, future, progress, self._forget, job=job, batch=batch)
+
+    def attach(self, text: str) -> Future[Any]:
+        """Make the future of a call that this or another process has submitted; nothing is submitted.
+
+        Raises:
+            OptionError: it is no handle, or the beginning of several, or of none that this machine knows.
+        """
+        entry = find_entry(self._parts.journal, text)
+        run = self._new_run(entry.record, Batch(keys.job_tag(entry.record.id)), None)
         with self._lock:
             self._unfinished[run] = None
-        run.begin()
+        run.attach(entry.task_id, entry.attempt)
+        return run.future
+
+    def listed(self, status: str | None = None) -> Iterator[Listed]:
+        """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
+        return listing.listed(self.client, status)
+
+    def find(self, text: str) -> Listed:
+        """Tell the task that a handle, its beginning or a task's id means. Raises OptionError and ApiError."""
+        return listing.find(self.client, text)
+
+    def cancel(self, one: Listed) -> bool:
+        """End a task. Tells whether there was anything to end. Raises ApiError."""
+        return listing.cancel(self.client, self._parts.submitter, one)
 
     def prices(self) -> dict[str, Price]:
         """Tell what a second costs on each plan, as the service says; asked for again after an hour.
@@ -115,32 +154,52 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what is unfinished, say so in one line, and end the threads."""
+        self._closing.set()
         with self._lock:
             # The last in line first, so that none of them gets to run.
-            unfinished = list(reversed(self._unfinished))
+            open_runs = list(reversed(self._unfinished))
+        unfinished = [run for run in open_runs if not _goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
-            run.future.on_cancel = None
-            run.future.cancel()
+            run.cancel_here()
         parts = self._parts
         parts.builds.close(_BUILD_PATIENCE_S)
         ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
         stopped = [run for run in unfinished if run.cancel()]
-        self._parts.watcher.close()
+        parts.watcher.close()
         if self._bucket is not None:
             self._bucket.close()
         self.client.close()
-        if stopped:
-            named = [f"{run.job.name} (task {run.future.task_id})" for run in reversed(stopped)]
-            more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
-            told = ", ".join([*named[:_NAMED], *more])
-            print(f"dokrun: cancelled what had not finished: {told}", file=sys.stderr)
+        parts.journal.close()
+        _tell(stopped, [run for run in open_runs if _goes_on(run)])
         if not all(ended):
             print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
 
     def _forget(self, run: Run) -> None:
         with self._lock:
             self._unfinished.pop(run, None)
+
+
+def _goes_on(run: Run) -> bool:
+    """Tell whether a job outlives this process: a notebook's kernel is restarted more lightly than a script ends."""
+    return run.detached or "ipykernel" in sys.modules
+
+
+def _tell(stopped: list[Run], going_on: list[Run]) -> None:
+    """Say in a line each what was stopped, and what goes on."""
+    if stopped:
+        named = [f"{run.name} (task {run.future.task_id})" for run in reversed(stopped)]
+        print(f"dokrun: cancelled what had not finished: {_several(named)}", file=sys.stderr)
+    going_on = [run for run in going_on if run.future.task_id is not None]
+    if going_on:
+        named = [f"dokrun cancel {run.future.handle}" for run in reversed(going_on)]
+        names = _several([run.name for run in reversed(going_on)])
+        print(f"dokrun: {names} goes on and costs money; to stop it: {_several(named)}", file=sys.stderr)
+
+
+def _several(named: list[str]) -> str:
+    more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
+    return ", ".join([*named[:_NAMED], *more])
 
 
 _engines: dict[str | None, Engine] = {}

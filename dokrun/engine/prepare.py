@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import inspect
+import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
 
 from dokrun import keys
+from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
 from dokrun.payload.bundle import bundle
+from dokrun.secret import Secret
 from dokrun.shim import protocol
 from dokrun.shim.envelope import Segment
+
+# How often the container looks whether there is a checkpoint to save.
+CHECKPOINT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -39,11 +45,10 @@ class Job:
     """
 
     id: str
-    attempt: int
     name: str
     plan: str
     options: Options
-    header: Mapping[str, Any]
+    header: Mapping[str, Any] = field(repr=False)
     segments: Sequence[Segment]
     objects: frozenset[int]
 
@@ -62,6 +67,7 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
         NotSerializable: names the argument, and where inside it.
         OptionError: an `include` matches no file, or `exclude` takes away the function's own module.
         SourceTooLarge: the user's files that would go along are too many.
+        ConfigError: a secret is not set.
     """
     segments: list[Segment] = []
 
@@ -91,14 +97,13 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
     segments += files.segments
     header = {
         "job": job_id,
-        "attempt": 1,
         "python": platform.python_version(),
         "cloudpickle": cloudpickle.__version__,
         "workers": gpus(plan),
         "functions": [function],
         "calls": [
             {
-                "id": keys.new_id(),
+                "id": keys.call_id(job_id, 0),
                 "function": 0,
                 "arguments": arguments,
                 "timeout_s": options.timeout_s or DEFAULT_TIMEOUT_S,
@@ -106,10 +111,23 @@ def prepare(call: Call, plan: str, options: Options) -> Job:
         ],
         "source": files.entries(first),
         "main": source.main_name(),
+        "secrets": _revealed(options.secrets),
+        "checkpoint_s": CHECKPOINT_S,
     }
     objects = {number for number, segment in enumerate(segments) if segment.size >= protocol.BLOB_SIZE}
     objects |= {first + number for number in files.objects}
-    return Job(job_id, 1, options.name or call.name, plan, options, header, segments, frozenset(objects))
+    return Job(job_id, options.name or call.name, plan, options, header, segments, frozenset(objects))
+
+
+def _revealed(secrets: Mapping[str, Secret | None]) -> dict[str, str]:
+    """Tell the values of secrets, those of this process's environment among them."""
+    values: dict[str, str] = {}
+    for name, secret in secrets.items():
+        value = os.environ.get(name) if secret is None else secret.reveal()
+        if not value:
+            raise ConfigError(f"secrets= names {name}, which is not set here; set it, or write secrets={{{name!r}: …}}")
+        values[name] = value
+    return values
 
 
 def gpus(plan: str) -> int:

@@ -21,8 +21,9 @@ from dokrun import config
 from dokrun.api.models import Container, Task
 from dokrun.config import Settings
 from dokrun.engine.archive import extract_own
-from dokrun.engine.collect import read_outcomes
+from dokrun.engine.collect import Expected, NoOutcome, Outcome, read_outcomes
 from dokrun.engine.images import Images
+from dokrun.engine.lost import failure
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.registries import credentials_of
 from dokrun.image.container import run
@@ -61,10 +62,18 @@ def rehearse(call: Call, options: Options, *, container: bool) -> Any:
         folder = Path(name)
         (folder / "artifact").mkdir()
         exit_code = _run_in_container(job, settings, folder) if container else _run(job, folder)
-        outcome = read_outcomes(job, _ended(exit_code), folder / "artifact", settings.state_dir / "results")[0]
+        outcome = _outcome(job, exit_code, folder / "artifact", settings.state_dir / "results")
     if outcome.error is not None:
         raise outcome.error
     return outcome.value
+
+
+def _outcome(job: Job, exit_code: int, folder: Path, keep_in: Path) -> Outcome:
+    expected, task = Expected(job.id, 1, job.name, 1), _ended(exit_code)
+    try:
+        return read_outcomes(expected, task, folder, keep_in)[0]
+    except NoOutcome as error:
+        return Outcome(error=failure(expected, task, str(error), "maybe"))
 
 
 def _ended(exit_code: int) -> Task:
@@ -80,8 +89,8 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     exit_code = run(
         image,
         entrypoint=shim.ENTRYPOINT,
-        command=shim.command(None, None),
-        environment={**job.options.env, **_told(payload, f"file://{_PAYLOAD}", "/opt/artifact")},
+        command=shim.command(None, {"payload": f"file://{_PAYLOAD}"}),
+        environment={**job.options.env, **_told(job, payload, "/opt/artifact")},
         given={_PAYLOAD: payload},
         left="/opt/artifact",
         archive=archive,
@@ -92,13 +101,14 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     return exit_code
 
 
-def _told(payload: bytes, url: str, artifact_dir: str) -> dict[str, str]:
+def _told(job: Job, payload: bytes, artifact_dir: str) -> dict[str, str]:
     return {
         protocol.TASK_ID: "rehearsal",
         protocol.ARTIFACT_DIR: artifact_dir,
-        protocol.PAYLOAD_URL: url,
         protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
         protocol.PAYLOAD_SIZE: str(len(payload)),
+        protocol.JOB_ID: job.id,
+        protocol.ATTEMPT: "1",
     }
 
 
@@ -115,9 +125,9 @@ def _run(job: Job, folder: Path) -> int:
         # The other HOME would hide what the user has installed with `pip install --user`.
         **({"PYTHONUSERBASE": site.getuserbase()} if site.ENABLE_USER_SITE else {}),
         **job.options.env,
-        **_told(payload, path.as_uri(), str(folder / "artifact")),
+        **_told(job, payload, str(folder / "artifact")),
     }
-    command = [sys.executable, "-u", "-c", *shim.command(None, None)]
+    command = [sys.executable, "-u", "-c", *shim.command(None, {"payload": path.as_uri()})]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
         command,
         cwd=folder / "home",
@@ -146,7 +156,8 @@ def _print(output: IO[str]) -> None:
     # Not handed down: a notebook's output is not this process's standard output.
     with output:
         for line in output:
-            print(line, end="")
+            if not line.startswith(protocol.OURS_IN_LOG):
+                print(line, end="")
 
 
 def _kill_group(group: int) -> None:

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import math
 import zlib
+from typing import NamedTuple
 
 from dokrun import keys
 from dokrun.api.models import ContainerRequest, CreateTaskRequest
@@ -27,6 +29,9 @@ SHORTEST_TIME_LIMIT_S = 600
 STARTING_S = 300 + protocol.LONGEST_IMPORT_S
 # What rides in a command, compressed. Linux takes no argument over 128 KiB, and base 64 makes four bytes of three.
 COMMAND_BYTES = 64 << 10
+# Likewise, of addresses; a hundred of them are about so long.
+CARRIED_ADDRESSES_BYTES = 48 << 10
+CHECKPOINT_SLOTS = 2
 # A payload larger than this is not even tried: compressing it would take longer than the bucket does.
 _TRIED_BYTES = 1 << 20
 
@@ -59,31 +64,48 @@ def upload_blobs(job: Job, bucket: Bucket) -> None:
             bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
 
 
-def stage(job: Job, bucket: Bucket | None, image: Ready, tags: list[str]) -> CreateTaskRequest:
-    """Upload the rest of what the job needs and say what task shall be created.
+class Checkpoint(NamedTuple):
+    """What an attempt has saved for the next one: where, and what its bytes must be."""
+
+    attempt: int
+    slot: int
+    sha256: str
+    size: int
+
+
+def stage(
+    job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, *, attempt: int, checkpoint: Checkpoint | None
+) -> CreateTaskRequest:
+    """Upload the rest of what the job needs and say what task shall be created for one of its attempts.
 
     Raises:
         StorageError: the bucket refused, or gave no answer.
     """
-    segments = list(job.segments)
-    shim_source = None
+    payload = _payload(job, bucket)
+    # A definition can be read by everybody in the project for as long as the task is listed; an object by whoever can
+    # read the bucket, until the call has its outcome.
+    folded = None if bucket is not None and job.header["secrets"] else _folded(payload)
+    addresses: dict[str, object] = {}
     if bucket is not None:
-        for number in job.objects:
-            segments[number] = segments[number]._replace(url=bucket.address(keys.blob(segments[number].sha256)))
-        ready = shim.build()
-        bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
-        shim_source = bucket.address(keys.blob(ready.sha256))
-    payload = pack(dict(job.header), segments)
-    environment = {**job.options.env, protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest()}
-    folded = _folded(payload)
-    if folded is None and bucket is not None:
-        key = keys.payload(job.id, job.attempt)
-        bucket.put(key, payload)
-        environment |= {protocol.PAYLOAD_URL: bucket.address(key), protocol.PAYLOAD_SIZE: str(len(payload))}
+        if folded is None:
+            bucket.put(keys.payload(job.id), payload)
+        addresses = _addresses(job, bucket, attempt, payload=folded is None, checkpoint=checkpoint)
+    environment = {
+        **job.options.env,
+        protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
+        protocol.PAYLOAD_SIZE: str(len(payload)),
+        protocol.JOB_ID: job.id,
+        protocol.ATTEMPT: str(attempt),
+    }
+    if checkpoint is not None:
+        environment |= {
+            protocol.CHECKPOINT_SHA256: checkpoint.sha256,
+            protocol.CHECKPOINT_SIZE: str(checkpoint.size),
+        }
     container = ContainerRequest(
         image=image.reference,
         registry=image.registry_id,
-        command=shim.command(shim_source, folded),
+        command=shim.command(folded, addresses),
         entrypoint=list(shim.ENTRYPOINT),
         plan=job.plan,
         environment=environment,
@@ -91,9 +113,53 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, tags: list[str]) -> Cre
     return CreateTaskRequest(
         name=keys.task_name(job.name, job.id),
         containers=[container],
-        tags=[keys.OURS, keys.job_tag(job.id), *tags, *job.options.tags],
+        tags=[keys.OURS, keys.job_tag(job.id), watch_tag, *job.options.tags],
         execution_time_limit_sec=max(SHORTEST_TIME_LIMIT_S, math.ceil(job.timeout_s + STARTING_S)),
     )
+
+
+def _payload(job: Job, bucket: Bucket | None) -> bytes:
+    """Pack the payload, the same whenever it is packed: where its objects can be fetched is not in it."""
+    elsewhere = frozenset() if bucket is None else job.objects
+    segments = [
+        segment._replace(data=None) if number in elsewhere else segment for number, segment in enumerate(job.segments)
+    ]
+    return pack(dict(job.header), segments)
+
+
+def _addresses(
+    job: Job, bucket: Bucket, attempt: int, *, payload: bool, checkpoint: Checkpoint | None
+) -> dict[str, object]:
+    """Presign all that the container may fetch and write, for as long as a task may wait in line."""
+    ready = shim.build()
+    bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
+    needed: dict[str, object] = {"shim": bucket.address(keys.blob(ready.sha256))}
+    claim = keys.claim(job.id, attempt)
+    table = {
+        **needed,
+        "blobs": {digest: bucket.address(keys.blob(digest)) for digest in _blobs(job)},
+        "claim": {"put": bucket.address_to_put(claim, once=True), "get": bucket.address(claim)},
+    }
+    if payload:
+        table["payload"] = bucket.address(keys.payload(job.id))
+    if job.options.retries is not None and job.options.retries.times:
+        table["checkpoint"] = _checkpoint_addresses(job, bucket, attempt, checkpoint)
+    text = json.dumps(table).encode()
+    if len(text) <= CARRIED_ADDRESSES_BYTES:
+        return table
+    key = keys.addresses(job.id, attempt)
+    bucket.put(key, text)
+    return {**needed, "addresses": bucket.address(key)}
+
+
+def _checkpoint_addresses(job: Job, bucket: Bucket, attempt: int, former: Checkpoint | None) -> dict[str, object]:
+    slots = [keys.checkpoint(job.id, attempt, slot) for slot in range(CHECKPOINT_SLOTS)]
+    found = "" if former is None else bucket.address(keys.checkpoint(job.id, former.attempt, former.slot))
+    return {"put": [bucket.address_to_put(slot) for slot in slots], "get": found}
+
+
+def _blobs(job: Job) -> list[str]:
+    return sorted({job.segments[number].sha256 for number in job.objects})
 
 
 def _folded(payload: bytes) -> str | None:

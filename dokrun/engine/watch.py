@@ -11,32 +11,47 @@ from dataclasses import dataclass, field
 from dokrun import keys
 from dokrun.api import Client, resources
 from dokrun.api.models import Task
-from dokrun.errors import NotFound
+from dokrun.errors import Unauthorized
 
 _log = logging.getLogger("dokrun.engine")
 
 FIRST_INTERVAL_S = 0.05
 LONGEST_INTERVAL_S = 5.0
 GROWTH = 1.25
-# A look that finds nothing is not proof that a task is gone, just after its creation least of all.
-MISSES = 3
+# So many 401 in a row show that the API key is no longer good.
+REFUSALS = 3
 # What one request tells about; more jobs than this are asked for in several requests.
 BATCH_SIZE = resources.PAGE_SIZE
 
 
 @dataclass(eq=False)
+class Watched:
+    """One job that somebody watches.
+
+    Attributes:
+        tell: told all tasks that bear the job's tag, as they now are; answers whether it wants to hear more.
+        fail: told once that the service does not let this client look any more.
+    """
+
+    tell: Callable[[list[Task]], bool]
+    fail: Callable[[Unauthorized], object]
+
+
+@dataclass(eq=False)
 class Batch:
-    """Jobs that are asked for together, by a tag that their tasks share."""
+    """Jobs that are asked for together, by a tag that their tasks share. `watched` has the jobs by their own tags."""
 
     tag: str = field(default_factory=lambda: keys.batch_tag(keys.new_id()))
     given: int = 0
-    watched: dict[str, Callable[[Task | None], None]] = field(default_factory=dict)
+    watched: dict[str, Watched] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
-    misses: dict[str, int] = field(default_factory=dict)
 
 
 class Watcher:
-    """Tells each watched task's every state to the one who watches it, until it has ended."""
+    """Tells each watched job how its tasks are, as long as the job wants to know.
+
+    Asked for by tag and not by id, a second task of the same job shows too, however late.
+    """
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -45,6 +60,9 @@ class Watcher:
         self._new = False
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._refusals = 0
+        # A failed look is told once, until one succeeds.
+        self._level = logging.WARNING
 
     def batch(self) -> Batch:
         """Tell the batch that a new job's task shall belong to: its tag goes into the task's definition."""
@@ -54,10 +72,10 @@ class Watcher:
             self._batches[-1].given += 1
             return self._batches[-1]
 
-    def watch(self, batch: Batch, task_id: str, tell: Callable[[Task | None], None]) -> None:
-        """Call `tell` with the task whenever it was asked for, last when it has ended; with None if it is gone."""
+    def watch(self, batch: Batch, job_id: str, watched: Watched) -> None:
+        """Tell a job's tasks whenever the service was asked, until it wants to hear no more."""
         with self._changed:
-            batch.watched[task_id] = tell
+            batch.watched[keys.job_tag(job_id)] = watched
             if batch not in self._batches:
                 self._batches.insert(0, batch)
             self._new = True
@@ -87,35 +105,41 @@ class Watcher:
                 self._new = False
                 batches = [(batch, dict(batch.watched)) for batch in self._batches if batch.watched]
             for batch, watched in batches:
-                try:
-                    self._ask(batch, watched)
-                except Exception as error:  # noqa: BLE001 - without this thread every future would wait for ever
-                    _log.warning("cannot see how the tasks are, and will ask again: %s", error)
+                self._look(batch, watched)
 
-    def _ask(self, batch: Batch, watched: dict[str, Callable[[Task | None], None]]) -> None:
-        missing = set(watched)
+    def _look(self, batch: Batch, watched: dict[str, Watched]) -> None:
+        try:
+            self._ask(batch, watched)
+        except Unauthorized as error:
+            self._refusals += 1
+            if self._refusals >= REFUSALS:
+                for tag, one in watched.items():
+                    self._forget(batch, tag, one)
+                    one.fail(error)
+        except Exception as error:  # noqa: BLE001 - without this thread every future would wait for ever
+            _log.log(self._level, "cannot see how the tasks are, and will ask again: %s", error)
+            self._level = logging.DEBUG
+        else:
+            self._refusals, self._level = 0, logging.WARNING
+
+    def _ask(self, batch: Batch, watched: dict[str, Watched]) -> None:
+        found: dict[str, list[Task]] = {tag: [] for tag in watched}
         for task in self._client.tasks.iterate(tag=batch.tag):
-            if task.id in missing:
-                missing.remove(task.id)
-                self._tell(batch, task.id, watched[task.id], task)
-            if not missing:
-                return
-        for task_id in missing:  # not listed yet, or deleted by somebody
-            try:
-                self._tell(batch, task_id, watched[task_id], self._client.tasks.get(task_id))
-            except NotFound:
-                batch.misses[task_id] = batch.misses.get(task_id, 0) + 1
-                if batch.misses[task_id] >= MISSES:
-                    self._tell(batch, task_id, watched[task_id], None)
+            for tag in found.keys() & set(task.tags):
+                found[tag].append(task)
+        for tag, tasks in found.items():
+            with self._changed:
+                # Where something moves, more may follow soon.
+                self._new |= any(batch.statuses.get(task.id) != task.status for task in tasks)
+                batch.statuses.update({task.id: task.status for task in tasks})
+            if not watched[tag].tell(tasks):
+                self._forget(batch, tag, watched[tag])
 
-    def _tell(self, batch: Batch, task_id: str, tell: Callable[[Task | None], None], task: Task | None) -> None:
+    def _forget(self, batch: Batch, tag: str, watched: Watched) -> None:
         with self._changed:
-            if task is not None and batch.statuses.get(task.id) != task.status:
-                batch.statuses[task.id] = task.status
-                self._new = True  # where something moves, more may follow soon
-            if task is None or task.ended:
-                batch.watched.pop(task_id, None)
-                if not batch.watched and batch in self._batches:
-                    # Its tag stays on the ended tasks; the next job begins a batch whose list is short.
-                    self._batches.remove(batch)
-        tell(task)
+            if batch.watched.get(tag) is not watched:
+                return  # its next attempt is being watched already
+            del batch.watched[tag]
+            if not batch.watched and batch in self._batches:
+                # Its tag stays on the ended tasks; the next job begins a batch whose list is short.
+                self._batches.remove(batch)

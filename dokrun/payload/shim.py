@@ -12,7 +12,9 @@ import base64
 import functools
 import hashlib
 import io
+import json
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,6 +38,8 @@ _FOR_USERS = (
     "image/__init__.py",
     "image/spec.py",
     "options.py",
+    "retry.py",
+    "secret.py",
     "shim/__init__.py",
     "shim/protocol.py",
 )
@@ -54,20 +58,19 @@ ENTRYPOINT = (
 # Where an image may have the same bytes, so that they need not be brought.
 BAKED_PATH = "/opt/dokrun/shim.pyz"
 
-# Arguments: the shim's SHA-256; where it is to be had, which is an address or the bytes themselves in base 64; the
-# payload, if it rides along. The digest stands in the task definition, which only the client writes; the bytes are run
-# only if they match it, wherever they came from.
+# The arguments are `protocol`'s. The shim's digest stands in the task definition, which only the client writes; its
+# bytes are run only if they match it, wherever they came from.
 _BOOTSTRAP = f"""\
 import sys
 sys.path[:]=[p for p in sys.path if p]
-import base64,hashlib,os,tempfile
-sha256,source=sys.argv[1:3]
+import base64,hashlib,json,os,tempfile
+sha256,carried=sys.argv[1:3]
 def fetched():
  import time
  from urllib.request import urlopen
  for pause in(1,2,4,8,0):
   try:
-   return urlopen(source,timeout=60).read(1<<22)
+   return urlopen(json.loads(sys.argv[4])["shim"],timeout=60).read(1<<22)
   except OSError as error:
    code=getattr(error,"code",500)
    if not pause or(code<500 and code not in(408,429)):
@@ -81,7 +84,7 @@ def baked():
   return b""
 data=baked()
 if hashlib.sha256(data).hexdigest()!=sha256:
- data=fetched()if":"in source else base64.b64decode(source)
+ data=fetched()if carried=="{protocol.FETCHED}"else base64.b64decode(carried)
 if hashlib.sha256(data).hexdigest()!=sha256:
  sys.exit("dokrun: the shim does not match its digest; nothing was run")
 with tempfile.TemporaryDirectory(prefix="dokrun-")as folder:
@@ -126,13 +129,14 @@ def _python_files(folder: Path, package: str) -> dict[str, bytes]:
     return {f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
 
 
-def command(source: str | None, payload: str | None) -> list[str]:
+def command(payload: str | None, addresses: Mapping[str, object]) -> list[str]:
     """Tell the command that, behind `ENTRYPOINT`, runs the shim in any image that has Python.
 
     Args:
-        source: an address of the shim; None has the command carry it.
         payload: the payload in base 64, if it rides in the command.
+        addresses: where the rest is to be had; the command carries the shim itself where they do not name it.
     """
     ready = build()
-    carried = source or base64.b64encode(ready.data).decode()
-    return [_BOOTSTRAP, ready.sha256, carried, *([] if payload is None else [payload])]
+    carried = protocol.FETCHED if "shim" in addresses else base64.b64encode(ready.data).decode()
+    table = json.dumps(addresses, separators=(",", ":"))
+    return [_BOOTSTRAP, ready.sha256, carried, payload or protocol.FETCHED, table]

@@ -1,6 +1,4 @@
-"""Start the shim: `python shim.pyz [PAYLOAD]` is the supervisor; it starts `python shim.pyz worker …` itself.
-
-Without a PAYLOAD, the environment says where it is to be fetched.
+"""Start the shim: `python shim.pyz PAYLOAD ADDRESSES` is the supervisor; it starts `python shim.pyz worker …` itself.
 
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
@@ -17,7 +15,7 @@ def main(arguments: List[str]) -> int:
         return worker.main(*map(int, arguments[1:]))
     from . import supervisor
 
-    return supervisor.main(*arguments[:1])
+    return supervisor.main(*arguments[:2])
 
 
 if __name__ == "__main__":

@@ -7,8 +7,8 @@
     body      inline segments, each at a multiple of 64
 
 A segment is `{"sha256", "size", "at"}`: bytes in the body, `at` counted from the body's start; or
-`{"sha256", "size", "url"}`: bytes that lie elsewhere. A value is its pickle (protocol 5) followed by its out-of-band
-buffers; 64-byte alignment lets an array be used where it lies.
+`{"sha256", "size"}`: bytes that lie elsewhere, under their digest. A value is its pickle (protocol 5) followed by its
+out-of-band buffers; 64-byte alignment lets an array be used where it lies.
 
 Reading checks the format, not the digests: whoever fetched the bytes has compared their digest with one that came by
 a channel that only DOK writes.
@@ -28,6 +28,10 @@ ALIGNMENT = 64
 # Below this a buffer costs more as a segment than it saves by not being copied into the pickle.
 SMALLEST_BUFFER = 1024
 
+# A segment's digest becomes the name of a file.
+DIGEST_DIGITS = 64
+HEXADECIMAL = frozenset("0123456789abcdef")
+
 Buffer = Union[bytes, bytearray, memoryview]
 
 
@@ -40,12 +44,11 @@ class FormatError(EnvelopeError):
 
 
 class Segment(NamedTuple):
-    """Some bytes, by digest and size; they are in `data`, or at `url`, or both."""
+    """Some bytes, by digest and size; without `data` they lie elsewhere."""
 
     sha256: str
     size: int
     data: Optional[memoryview] = None
-    url: Optional[str] = None
 
 
 def segment_of(data: Buffer) -> Segment:
@@ -79,21 +82,17 @@ def _aligned(position: int) -> int:
 
 
 def pack(header: Dict[str, Any], segments: Iterable[Segment]) -> bytes:
-    """Write an envelope. Segments that have a `url` are named in it; the others ride in its body."""
+    """Write an envelope. Segments that have their bytes ride in its body; the others are named in it."""
     table: List[Dict[str, Any]] = []
     body: List[Buffer] = []
     end = 0
     for segment in segments:
         entry: Dict[str, Any] = {"sha256": segment.sha256, "size": segment.size}
-        if segment.url is not None:
-            entry["url"] = segment.url
-        elif segment.data is not None:
+        if segment.data is not None:
             start = _aligned(end)
             body += [bytes(start - end), segment.data]
             entry["at"] = start
             end = start + segment.size
-        else:
-            raise EnvelopeError("a segment has neither bytes nor a url")
         table.append(entry)
     text = json.dumps({**header, "format": protocol.FORMAT, "segments": table}, separators=(",", ":")).encode()
     start = len(MAGIC) + 8 + len(text)
@@ -129,11 +128,15 @@ def unpack(data: Buffer) -> Tuple[Dict[str, Any], List[Segment]]:
 
 def _segment(entry: Dict[str, Any], body: memoryview) -> Segment:
     try:
-        sha256, size, at, url = entry["sha256"], entry["size"], entry.get("at"), entry.get("url")
+        sha256, size, at = entry["sha256"], entry["size"], entry.get("at")
     except (KeyError, TypeError, AttributeError) as error:
         raise EnvelopeError("the envelope's header is cut or broken") from error
-    if url is not None:
-        return Segment(sha256, size, None, url)
-    if not (isinstance(at, int) and isinstance(size, int) and 0 <= at <= at + size <= body.nbytes):
+    if not (isinstance(sha256, str) and len(sha256) == DIGEST_DIGITS and HEXADECIMAL.issuperset(sha256)):
+        raise EnvelopeError("the envelope names a segment by something that is no digest")
+    if not isinstance(size, int) or size < 0:
+        raise EnvelopeError("the envelope's header is cut or broken")
+    if at is None:
+        return Segment(sha256, size)
+    if not (isinstance(at, int) and at >= 0 and at + size <= body.nbytes):
         raise EnvelopeError("the envelope is cut short")
     return Segment(sha256, size, body[at : at + size])

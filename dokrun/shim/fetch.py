@@ -9,18 +9,26 @@ import os
 import time
 import urllib.error
 import urllib.request
+from typing import Callable, TypeVar
+
+T = TypeVar("T")
 
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 READ_TIMEOUT_S = 60.0
 CHUNK = 1 << 20
+LARGEST_TABLE = 64 << 20
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 # The service's line is rated 200 Mbps, best effort; a transfer slower than a fiftieth of that is tried again.
 SLOWEST_BYTES_PER_S = 500_000
 
 
 class FetchError(OSError):
-    """The bytes could not be had, or are not the ones that were announced."""
+    """The bytes could not be had."""
+
+
+class DigestError(FetchError):
+    """The bytes are not the ones that were announced."""
 
 
 def fetch(url: str, path: str, sha256: str, size: int) -> None:
@@ -31,10 +39,15 @@ def fetch(url: str, path: str, sha256: str, size: int) -> None:
     Raises:
         FetchError: its message never holds the URL's query, which is a signature.
     """
+    repeated(url, lambda: _fetch_once(url, path, sha256, size))
+
+
+def repeated(url: str, once: Callable[[], T]) -> T:
+    """Do something at an address, again where that may help. Raises FetchError, without the address's query."""
     pause_s = FIRST_PAUSE_S
     for attempt in range(1, ATTEMPTS + 1):
         try:
-            return _fetch_once(url, path, sha256, size)
+            return once()
         except FetchError:
             raise
         except urllib.error.HTTPError as error:
@@ -47,6 +60,24 @@ def fetch(url: str, path: str, sha256: str, size: int) -> None:
             time.sleep(pause_s)
             pause_s *= 2
     raise FetchError(f"{url.partition('?')[0]}: {problem}")
+
+
+def read(url: str, limit: int = LARGEST_TABLE) -> bytes:
+    """Read what nobody has announced the digest of, at most `limit` bytes. Raises FetchError."""
+    return repeated(url, lambda: _read_once(url, limit))
+
+
+def _read_once(url: str, limit: int) -> bytes:
+    deadline = time.monotonic() + READ_TIMEOUT_S
+    data = bytearray()
+    with urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response:
+        while True:
+            chunk = response.read(CHUNK)
+            if not chunk:
+                return bytes(data)
+            data += chunk
+            if len(data) > limit or time.monotonic() > deadline:
+                raise FetchError(f"{url.partition('?')[0]}: too much, or too slow")
 
 
 def _fetch_once(url: str, path: str, sha256: str, size: int) -> None:
@@ -68,5 +99,5 @@ def _fetch_once(url: str, path: str, sha256: str, size: int) -> None:
         raise http.client.IncompleteRead(b"", size - received)
     if received > size or digest.hexdigest() != sha256:
         os.unlink(aside)
-        raise FetchError(f"{url.partition('?')[0]}: the bytes do not match the digest in the task definition")
+        raise DigestError(f"{url.partition('?')[0]}: the bytes do not match the digest in the task definition")
     os.replace(aside, path)

@@ -37,7 +37,7 @@ class Worker:
             # Through one pipe, so that what a function prints stays in order; the service joins both anyway.
             stderr=subprocess.STDOUT,
             pass_fds=(commands, answers, lifeline),
-            # The user's code has no business with the payload's URL, which is a signature.
+            # What the client tells the supervisor is no business of the user's code.
             env={k: v for k, v in os.environ.items() if k not in protocol.PAYLOAD_VARIABLES},
         )
         for passed in (commands, answers, lifeline):

@@ -2,10 +2,16 @@
 
 The way through the container:
 
-    command      …, the payload                          an envelope, if it is small; else
-    environment  DOKRUN_PAYLOAD_URL, …_SHA256, …_SIZE   an envelope, fetched; verified before anything is read
+    command      bootstrap, shim's SHA-256, shim | "-", payload | "-", addresses
+                                                         in base 64 what is carried, "-" for what is fetched
+    environment  DOKRUN_PAYLOAD_SHA256, …_SIZE           the payload, an envelope, is verified before anything is read
+                 DOKRUN_JOB_ID, DOKRUN_ATTEMPT           whose claim is to be taken
+                 DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
-    payload      header: {python, cloudpickle, job, attempt, workers, functions, calls, source}
+    addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"}}
+                 presigned; nothing that they lead to is believed without its digest. {"shim", "addresses"}, where the
+                 table itself is too long and lies in the bucket
+    payload      header: {python, cloudpickle, job, workers, functions, calls, source, main, secrets, checkpoint_s}
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
                  .dokrun/values/<call id>                 an envelope for each call that reported
                  .dokrun/blobs/<sha256>                   segments too large to ride in an envelope's body
@@ -21,6 +27,7 @@ A worker's report on one call is an envelope whose header has `kind`: "value", "
 names every report with its SHA-256, so that whoever trusts the manifest can trust the rest:
 
     {"format": 1, "job": …, "attempt": 1, "failure": null | {"reason", "message"},
+     "checkpoint": null | {"slot", "sha256", "size"},
      "calls": [{"id", "seconds", "report": {"path", "sha256", "size"} | null, "failure": {…} | null}, …]}
 
 A failure is `{"reason", "ran", "message", …}`, with `signal` or `exit_code` or `traceback` where there is one.
@@ -38,12 +45,18 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 
-PAYLOAD_URL = "DOKRUN_PAYLOAD_URL"
 PAYLOAD_SHA256 = "DOKRUN_PAYLOAD_SHA256"
 PAYLOAD_SIZE = "DOKRUN_PAYLOAD_SIZE"
-PAYLOAD_VARIABLES = (PAYLOAD_URL, PAYLOAD_SHA256, PAYLOAD_SIZE)
-CALL_ID = "DOKRUN_CALL_ID"
+PAYLOAD_VARIABLES = (PAYLOAD_SHA256, PAYLOAD_SIZE)
+CHECKPOINT_SHA256 = "DOKRUN_CHECKPOINT_SHA256"
+CHECKPOINT_SIZE = "DOKRUN_CHECKPOINT_SIZE"
+CHECKPOINT_VARIABLES = (CHECKPOINT_SHA256, CHECKPOINT_SIZE)
+JOB_ID = "DOKRUN_JOB_ID"
 ATTEMPT = "DOKRUN_ATTEMPT"
+CALL_ID = "DOKRUN_CALL_ID"
+CHECKPOINT_DIR = "DOKRUN_CHECKPOINT_DIR"
+# Its name beside the payload.
+CHECKPOINT_FOLDER = "checkpoint"
 TASK_ID = "SAKURA_TASK_ID"
 ARTIFACT_DIR = "SAKURA_ARTIFACT_DIR"
 RESERVED_PREFIXES = ("DOKRUN_", "SAKURA_")
@@ -58,8 +71,23 @@ BLOBS_DIR = OWN_DIR + "/blobs"
 # A segment of this size or more is an object (or a file) of its own, named by its content.
 BLOB_SIZE = 1 << 20
 
+# Where the table of addresses stands in the command; what is not carried there is fetched.
+ADDRESSES_ARGUMENT = 4
+FETCHED = "-"
+
 # The container's exit status where its image has no Python: a shell's for a program that is not there.
 NO_PYTHON = 127
+# Another task, or the client, has claimed this attempt; nothing was unpickled.
+CLAIM_LOST = 77
+# The claim could be neither taken nor seen; nothing was unpickled.
+CLAIM_FAILED = 78
+
+# What the supervisor says in the log when a function is about to start, for a client that finds no outcome.
+STARTED = "[dokrun] started {} in attempt {}"
+# And when a checkpoint lies in the bucket: in which of its two places, its SHA-256, and its size in bytes.
+CHECKPOINT = "[dokrun] saved checkpoint {} {} {}"
+# How the lines of the log begin that are the shim's own.
+OURS_IN_LOG = "[dokrun] "
 
 # How long unpickling a call, imports mostly, may take where the call's own timeout is no shorter.
 LONGEST_IMPORT_S = 300.0
@@ -70,7 +98,10 @@ STACKS_SIGNAL = int(signal.SIGRTMAX) - 1 if hasattr(signal, "SIGRTMAX") else int
 
 # Reasons of a failure, in the manifest and in a worker's report.
 UNREADABLE_PAYLOAD = "payload"
+NOT_FETCHED = "not-fetched"
+TAMPERED = "tampered"
 WRONG_VERSION = "version"
+UNCLAIMED = "unclaimed"
 TIMEOUT = "timeout"
 DIED = "died"
 OUT_OF_MEMORY = "out-of-memory"
@@ -110,6 +141,25 @@ def artifact_dir() -> "Path":
     from pathlib import Path
 
     return Path(os.environ[ARTIFACT_DIR] if CALL_ID in os.environ else _artifact_dir_here())
+
+
+def checkpoint_dir() -> "Path":
+    """Tell the folder whose files the next attempt finds again, where the call has `retries` and there is a bucket.
+
+    What is in it is saved about once a minute, and when the container is stopped or the call takes too long. Write a
+    file under another name and rename it, so that no half of it is saved. Outside of a task it is a temporary folder
+    that is made once in a process and left to you.
+    """
+    from pathlib import Path
+
+    return Path(os.environ[CHECKPOINT_DIR] if CALL_ID in os.environ else _checkpoint_dir_here())
+
+
+@functools.cache
+def _checkpoint_dir_here() -> str:
+    import tempfile
+
+    return tempfile.mkdtemp(prefix="dokrun-checkpoint-")
 
 
 @functools.cache

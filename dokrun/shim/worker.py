@@ -59,7 +59,16 @@ def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
             answers.write(json.dumps(told) + "\n")
             answers.flush()
 
-        calls = Calls(start["folder"], start["out"], lambda: answer({"started": True}))
+        def tell_start(call_id: str) -> None:
+            # To the log too: where the whole container is lost, nothing else says that the function was started.
+            told = protocol.STARTED.format(call_id, os.environ.get(protocol.ATTEMPT, "1"))
+            try:
+                os.write(1, told.encode() + b"\n")
+            except OSError:
+                pass
+            answer({"started": True})
+
+        calls = Calls(start["folder"], start["out"], tell_start)
         for line in commands:
             answer(calls.run(json.loads(line)["call"]))
     return 0
@@ -83,12 +92,15 @@ def _put_image_first() -> None:
 class Calls:
     """The calls of one payload. A function is unpickled once, so that what its globals hold stays warm."""
 
-    def __init__(self, folder: str, out: str, tell_start: Callable[[], None]) -> None:
+    def __init__(self, folder: str, out: str, tell_start: Callable[[str], None]) -> None:
         self._tell_start = tell_start
         self._out = out
         self._blobs = os.path.join(folder, "blobs")
         self._header, self._segments = envelope.unpack(map_file(os.path.join(folder, "payload")))
         self._functions: Dict[int, Callable[..., Any]] = {}
+        # Here and nowhere else: the task's definition can be read by everybody in the project.
+        os.environ.update(self._header.get("secrets", {}))
+        os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
         self._source = os.path.join(folder, "source")
         sys.path.insert(0, self._source)
 
@@ -96,7 +108,6 @@ class Calls:
         """Run one call and write its report. Returns the answer for the supervisor."""
         call = self._header["calls"][number]
         os.environ[protocol.CALL_ID] = call["id"]
-        os.environ[protocol.ATTEMPT] = str(self._header["attempt"])
         header, segments = self._outcome(call)
         try:
             return {"report": self._write({"call": call["id"], **header}, segments)}
@@ -119,7 +130,7 @@ class Calls:
         except BaseException as error:  # noqa: BLE001 - whatever the user's modules raise on import is told, not lost
             message = "the call could not be unpickled in the container: " + describe(error)
             return failure(protocol.UNREADABLE_PAYLOAD, "no", message, traceback=text_of(error)), []
-        self._tell_start()
+        self._tell_start(call["id"])
         try:
             result = function(*args, **kwargs)
         except SystemExit as error:
@@ -173,11 +184,10 @@ class Calls:
     def _place(self, segment: Segment) -> Segment:
         if segment.size < protocol.BLOB_SIZE or segment.data is None:
             return segment
-        name = f"blobs/{segment.sha256}"
-        path = os.path.join(self._out, name)
+        path = os.path.join(self._out, "blobs", segment.sha256)
         if not os.path.exists(path):
             write_aside(path, segment.data)
-        return segment._replace(data=None, url=name)
+        return segment._replace(data=None)
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types

@@ -12,6 +12,8 @@ from dokrun.api.resources.base import PAGE_SIZE, Resource, iterate_pages, segmen
 # An output is held in memory; a log, which only passes through it, may be longer.
 LARGEST_OUTPUT_BYTES = 64 << 20
 LARGEST_LOG_BYTES = 4 << 30
+# A longer line is told in pieces.
+LONGEST_LINE = 1 << 20
 
 
 class Tasks(Resource):
@@ -84,6 +86,17 @@ class Tasks(Resource):
             InvalidAnswer: it is larger than `limit_bytes`.
         """
         return whole_text(self._connection, lambda: self.output_url(task_id), limit_bytes=limit_bytes)
+
+    def output_lines(self, task_id: str) -> Iterator[str]:
+        """Yield the lines of an ended task's collected output, without holding them all. Raises as `output` does."""
+        rest = ""
+        for piece in text(self._connection, lambda: self.output_url(task_id), limit_bytes=LARGEST_LOG_BYTES):
+            *lines, rest = (rest + piece).split("\n")
+            if len(rest) > LONGEST_LINE:
+                lines, rest = [*lines, rest], ""
+            yield from lines
+        if rest:
+            yield rest
 
     def stream(self, task_id: str, container: int = 0) -> models.LogStream:
         """Ask where a running container's log can be heard; `logs` does the hearing. Raises Forbidden if none runs."""

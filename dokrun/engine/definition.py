@@ -1,0 +1,59 @@
+"""What makes a task ours: a digest of all that its definition says, whoever tells it.
+
+A task is adopted, watched and believed only if the service says the same of it that was sent. What differs from one
+staging or attempt of a job to the next is left out: the addresses, which lead to nothing that is not verified; the
+attempt; the checkpoint to go on from; and the name, which is for people.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import NamedTuple
+
+from dokrun import keys
+from dokrun.api.models import Container, ContainerRequest, CreateTaskRequest, Task
+from dokrun.shim import protocol
+
+_OF_AN_ATTEMPT = frozenset({protocol.ATTEMPT, *protocol.CHECKPOINT_VARIABLES})
+
+
+class Identity(NamedTuple):
+    """Which job a task is an attempt of, as its definition shows it."""
+
+    job_id: str
+    digest: str
+
+    def owns(self, task: Task) -> bool:
+        """Tell whether a task bears the job's tag and runs just what the job sent."""
+        return keys.job_tag(self.job_id) in task.tags and digest(task).startswith(self.digest)
+
+
+def digest(task: CreateTaskRequest | Task) -> str:
+    """Tell the SHA-256 of a task's definition, before it is created or after."""
+    said = {
+        "tags": sorted(task.tags),
+        "execution_time_limit_sec": task.execution_time_limit_sec,
+        "containers": [_container(container) for container in task.containers],
+    }
+    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def attempt_of(task: Task) -> int:
+    """Tell which attempt a task is, 0 where it does not say."""
+    told = task.containers[0].environment.get(protocol.ATTEMPT, "") if task.containers else ""
+    return int(told) if told.isdecimal() else 0
+
+
+def _container(container: ContainerRequest | Container) -> dict[str, object]:
+    environment = container.environment
+    return {
+        "image": container.image,
+        "registry": container.registry,
+        "plan": container.plan,
+        "entrypoint": container.entrypoint,
+        "command": container.command[: protocol.ADDRESSES_ARGUMENT],
+        "environment": {name: text for name, text in environment.items() if name not in _OF_AN_ATTEMPT},
+        "http": None if container.http is None else [container.http.port, container.http.path],
+        "ssh": None if container.ssh is None else container.ssh.shell,
+    }

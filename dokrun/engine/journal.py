@@ -1,0 +1,174 @@
+"""What this machine knows of its jobs: each step is on disk before it has its effect, so a kill loses nothing.
+
+One SQLite database for each account, in the state folder; any number of processes may use it at once. Its rollback
+journal, unlike a write-ahead log, is good on network file systems too, and costs half a millisecond for a step.
+
+    jobs(id, record)               a `Record`, as JSON
+    steps(job, number, at, step)   a `Step`, as JSON, in order; none is ever changed
+
+The steps of a job that goes well are intended, bound, ended, settled.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from dokrun import state
+from dokrun.errors import ConfigError
+
+What = Literal["intended", "bound", "given up", "ended", "settled"]
+
+# Another process may hold the lock for as long as a disk takes to write a page.
+_BUSY_S = 30.0
+# The service keeps an artifact for three days; what is older than this has nothing left to attach to.
+KEPT_S = 30 * 86400.0
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS jobs(id TEXT PRIMARY KEY, created_at REAL NOT NULL, record BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS steps(
+  job TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, step BLOB NOT NULL, PRIMARY KEY(job, number)
+);
+"""
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a job is, without anything of its payload: enough to find its tasks and to read what they leave.
+
+    `digest` is its definition's, `watch_tag` what its tasks share with others that are asked for at the same time.
+    """
+
+    id: str
+    name: str
+    plan: str
+    calls: int
+    digest: str
+    watch_tag: str
+    retries: int = 0
+
+
+class Step(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that happens to a job, in one of its attempts. `detail` is for people."""
+
+    what: What
+    attempt: int
+    task_id: str | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A job and its steps so far."""
+
+    record: Record
+    steps: Sequence[Step]
+
+    @property
+    def attempt(self) -> int:
+        """The last attempt that was begun."""
+        return max((step.attempt for step in self.steps), default=1)
+
+    @property
+    def task_id(self) -> str | None:
+        """The task of the last attempt, if the service was heard to have taken it."""
+        bound = [step.task_id for step in self.steps if step.what == "bound" and step.attempt == self.attempt]
+        return bound[-1] if bound else None
+
+    @property
+    def settled(self) -> bool:
+        """Whether its outcome was told."""
+        return any(step.what == "settled" for step in self.steps)
+
+
+class Journal:
+    """The journal of one account. May be used from any thread.
+
+    Args:
+        folder: the state folder.
+        account: what the database is called.
+        now: tells the seconds since 1970.
+
+    Raises:
+        ConfigError: the folder or the file is not safe or cannot be used.
+    """
+
+    def __init__(self, folder: Path, account: str, now: Callable[[], float] = time.time) -> None:
+        self._path = state.private(folder) / f"{account}.sqlite"
+        self._now = now
+        self._lock = threading.Lock()
+        state.check_file(self._path)
+        with self._translated():
+            self._path.touch(mode=0o600)
+            self._database = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._database.execute("PRAGMA synchronous = FULL")
+            self._database.executescript(_SCHEMA)
+            with self._transaction() as database:
+                old = self._now() - KEPT_S
+                database.execute("DELETE FROM steps WHERE job IN (SELECT id FROM jobs WHERE created_at < ?)", (old,))
+                database.execute("DELETE FROM jobs WHERE created_at < ?", (old,))
+
+    def begin(self, record: Record) -> None:
+        """Write down that a job's first attempt is about to be submitted."""
+        with self._translated(), self._transaction() as database:
+            values = (record.id, self._now(), msgspec.json.encode(record))
+            database.execute("INSERT INTO jobs(id, created_at, record) VALUES (?, ?, ?)", values)
+            self._append(database, record.id, Step("intended", 1))
+
+    def add(self, job_id: str, step: Step) -> None:
+        """Write down a step, before it has its effect."""
+        with self._translated(), self._transaction() as database:
+            self._append(database, job_id, step)
+
+    def find(self, beginning: str) -> list[Entry]:
+        """Tell the jobs whose id begins so; all of them if it is empty. The latest is first."""
+        with self._translated(), self._lock, closing(self._database.cursor()) as cursor:
+            pattern = f"{beginning}*"
+            found = cursor.execute("SELECT record FROM jobs WHERE id GLOB ? ORDER BY created_at DESC", (pattern,))
+            records = [msgspec.json.decode(record, type=Record) for (record,) in found.fetchall()]
+            return [Entry(record, self._steps(cursor, record.id)) for record in records]
+
+    def close(self) -> None:
+        """Close the database."""
+        with self._lock:
+            self._database.close()
+
+    def _steps(self, cursor: sqlite3.Cursor, job_id: str) -> list[Step]:
+        found = cursor.execute("SELECT step FROM steps WHERE job = ? ORDER BY number", (job_id,))
+        return [msgspec.json.decode(step, type=Step) for (step,) in found.fetchall()]
+
+    def _append(self, database: sqlite3.Cursor, job_id: str, step: Step) -> None:
+        database.execute(
+            "INSERT INTO steps(job, number, at, step) "
+            "SELECT ?, COALESCE(MAX(number), 0) + 1, ?, ? FROM steps WHERE job = ?",
+            (job_id, self._now(), msgspec.json.encode(step), job_id),
+        )
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        with self._lock, closing(self._database.cursor()) as cursor:
+            cursor.execute("BEGIN IMMEDIATE")
+            try:
+                yield cursor
+            except BaseException:
+                cursor.execute("ROLLBACK")
+                raise
+            cursor.execute("COMMIT")
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigError(
+                f"the journal {self._path} cannot be used: {error}; make room, or move it away"
+            ) from error
+        except msgspec.MsgspecError as error:
+            raise ConfigError(f"the journal {self._path} is broken: {error}; move it away") from error

@@ -1,0 +1,79 @@
+"""The tasks that dokrun has made in a project, found by their tag: whoever made them, and whatever journal has gone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from dokrun import errors, keys
+from dokrun.api import Client
+from dokrun.api.models import Task
+from dokrun.engine.definition import Identity, attempt_of, digest
+from dokrun.engine.submit import Submitter
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One task of dokrun's, and the job that it is an attempt of; `name` is the function's, as the task tells it."""
+
+    task: Task
+    name: str
+    job_id: str
+
+    @property
+    def handle(self) -> str:
+        """What `dok.attach` takes: it is as good as the service's word about this task."""
+        return str(keys.Handle(self.name, self.job_id, digest(self.task)))
+
+
+def listed(client: Client, status: str | None = None) -> Iterator[Listed]:
+    """Yield the tasks, newest first; those in one state alone, if it is named.
+
+    Raises:
+        ApiError: the service refused or did not answer.
+    """
+    for task in client.tasks.iterate(tag=keys.OURS, status=status):
+        job_id = keys.job_of(task.tags)
+        if job_id is not None:
+            yield Listed(task, task.name.removesuffix(f"-{job_id[:6]}"), job_id)
+
+
+def find(client: Client, text: str) -> Listed:
+    """Tell the last task of the job that a handle, its beginning, or a task's id means.
+
+    Raises:
+        OptionError: there is none, or there are several jobs.
+        ApiError: the service refused or did not answer.
+    """
+    handle = keys.read_handle(text)
+    found: dict[str, Listed] = {}
+    for one in listed(client):
+        meant = handle is not None and one.job_id.startswith(handle.job_id) and one.name.startswith(handle.name)
+        if meant or (text and one.task.id.startswith(text)):
+            found.setdefault(one.job_id, one)
+    if not found:
+        raise errors.OptionError(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are")
+    if len(found) > 1:
+        known = ", ".join(f"{one.name}-{one.job_id[:12]}" for one in list(found.values())[:_NAMED])
+        raise errors.OptionError(f"{text!r} is the beginning of several: {known}")
+    return next(iter(found.values()))
+
+
+def cancel(client: Client, submitter: Submitter, one: Listed) -> bool:
+    """End a task, and keep it from starting where it has not. Tells whether there was anything to end.
+
+    Raises:
+        ApiError: the service refused or did not answer, so that it may still run.
+    """
+    if one.task.status == "waiting":
+        try:
+            submitter.fence(Identity(one.job_id, digest(one.task)), attempt_of(one.task))
+        except errors.StorageError:
+            pass  # the service's own cancelling does without
+    try:
+        client.tasks.cancel(one.task.id)
+    except errors.Forbidden:
+        return False
+    return True

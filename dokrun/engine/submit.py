@@ -1,0 +1,184 @@
+"""`POST /tasks/`, effectively once, though the service has no idempotency key.
+
+A request that got no answer, or one that says nothing of its effect, may have created the task or may yet do so: a
+timeout before the commit and one after it look the same from here. So its tag is looked for, and only a task whose
+definition is the one that was sent is taken for it. What cannot be found is sent again, and in the end given up by
+taking the attempt's claim: then whatever the service still creates cannot start.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from dokrun import errors, keys
+from dokrun.api import Client
+from dokrun.api.models import CreateTaskRequest, Task
+from dokrun.bucket import Bucket
+from dokrun.engine.definition import Identity, attempt_of
+
+_log = logging.getLogger("dokrun.engine")
+
+# How long to look for a task that may have been created: more than a minute in all, and twice the read timeout.
+PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
+POSTS = 3
+# After these answers there is no task; after every other failure of the request, nobody knows.
+_NOT_CREATED = (errors.NotSent, errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.NotFound)
+# Who may have a claim, beside tasks.
+CLIENT = "client"
+SOMEBODY = ""
+
+
+class Unknown(Exception):
+    """Nobody knows whether there is a task, and nobody could be kept from starting it."""
+
+
+class GivenUp(Exception):
+    """The attempt's claim is the client's now: its function has not started, and will not."""
+
+
+@dataclass(frozen=True)
+class Submitter:
+    """Creates tasks, finds them again, and settles who may start.
+
+    Args:
+        client: DOK.
+        bucket: where claims are; without one, nobody can be kept from starting.
+        sleep: waits so many seconds, or less where the client is being closed.
+        closing: tells whether the client is being closed.
+    """
+
+    client: Client
+    bucket: Bucket | None
+    sleep: Callable[[float], object]
+    closing: Callable[[], bool]
+
+    def submit(self, identity: Identity, attempt: int, request: CreateTaskRequest) -> Task:
+        """Create the task of an attempt, or find the one that was created.
+
+        Raises:
+            ConfigError: this machine's clock is too far off.
+            ApiError: the service refused it, or cannot have received it.
+            GivenUp: no task showed, and none will start.
+            Unknown: no task showed, and there is no bucket to keep one from starting.
+        """
+        self.client.check_clock()
+        for _ in range(POSTS):
+            try:
+                task = self.client.tasks.create(request)
+            except _NOT_CREATED:
+                raise
+            except errors.ApiError as error:
+                _log.warning("nobody knows whether %s was submitted; looking for it: %s", request.name, error)
+            else:
+                if identity.owns(task) and attempt_of(task) == attempt:
+                    return task
+                _log.warning("the service's answer is not about %s; looking for its task", request.name)
+            found = self.find(identity, attempt)
+            if found is not None:
+                return found
+            if self.closing():
+                break
+        return self.give_up(identity, attempt)
+
+    def find(self, identity: Identity, attempt: int) -> Task | None:
+        """Look for the task of an attempt until it shows, or has had time enough to."""
+        for pause_s in PAUSES_S:
+            self.sleep(pause_s)
+            try:
+                found = self.tasks_of(identity, attempt)
+            except errors.ApiError as error:
+                _log.debug("could not look for job %s: %s", identity.job_id, error)
+                continue
+            if found:
+                return self.choose(identity, attempt, found)
+        return None
+
+    def tasks_of(self, identity: Identity, attempt: int) -> list[Task]:
+        """Tell the tasks of an attempt that the service shows."""
+        tagged = list(self.client.tasks.iterate(tag=keys.job_tag(identity.job_id)))
+        foreign = [task.id for task in tagged if not identity.owns(task)]
+        if foreign:
+            _log.warning("tasks bear the tag of job %s and are not its own: %s", identity.job_id, ", ".join(foreign))
+        return [task for task in tagged if identity.owns(task) and attempt_of(task) == attempt]
+
+    def choose(self, identity: Identity, attempt: int, tasks: Sequence[Task]) -> Task:
+        """Of several tasks of one attempt, keep the one that has the claim, else the oldest; cancel the others."""
+        if len(tasks) == 1:
+            return tasks[0]
+        holder = self._holder_if_told(identity, attempt)
+        kept = next((task for task in tasks if task.id == holder), None) or min(
+            tasks, key=lambda task: (task.created_at is None, task.created_at, task.id)
+        )
+        for task in tasks:
+            if task.id != kept.id and not task.ended:
+                _log.warning("the service made a second task of job %s; cancelling %s", identity.job_id, task.id)
+                self._cancel(task.id)
+        return kept
+
+    def holder(self, identity: Identity, attempt: int) -> str | None:
+        """Tell who has the claim: a task's id, `CLIENT`, `SOMEBODY`, or None where nobody has."""
+        if self.bucket is None:
+            return None
+        claim = self.bucket.read(keys.claim(identity.job_id, attempt))
+        return None if claim is None else _holder_of(claim)
+
+    def fence(self, identity: Identity, attempt: int) -> str | None:
+        """Take an attempt's claim, so that nobody can start it any more.
+
+        Returns:
+            None where that is sure from now on; else who has it: a task's id, which has started it; `CLIENT`, where a
+            client has given it up before; or `SOMEBODY`.
+
+        Raises:
+            StorageError: the bucket refused, or gave no answer.
+        """
+        if self.bucket is None:
+            return SOMEBODY
+        body = json.dumps({"task": None, "nonce": secrets.token_hex(16)}).encode()
+        there = self.bucket.claim(keys.claim(identity.job_id, attempt), body)
+        return None if there is None else _holder_of(there)
+
+    def give_up(self, identity: Identity, attempt: int) -> Task:
+        """Keep an attempt from starting, or find out who has started it.
+
+        Raises:
+            GivenUp: it will not start.
+            Unknown: there is no bucket, or it cannot be reached.
+        """
+        if self.bucket is None:
+            raise Unknown("without a bucket nothing keeps a late task from starting")
+        try:
+            holder = self.fence(identity, attempt)
+        except errors.StorageError as error:
+            raise Unknown(str(error)) from error
+        if holder in (None, CLIENT):
+            raise GivenUp
+        try:
+            return self.client.tasks.get(holder or "")
+        except errors.ApiError as error:
+            raise Unknown(f"task {holder} has started it, and cannot be seen: {error}") from error
+
+    def _holder_if_told(self, identity: Identity, attempt: int) -> str | None:
+        try:
+            return self.holder(identity, attempt)
+        except errors.StorageError as error:
+            _log.warning("cannot see who has started job %s: %s", identity.job_id, error)
+            return None
+
+    def _cancel(self, task_id: str) -> None:
+        try:
+            self.client.tasks.cancel(task_id)
+        except errors.ApiError as error:
+            _log.warning("could not cancel task %s: %s", task_id, error)
+
+
+def _holder_of(claim: bytes) -> str:
+    try:
+        task = json.loads(claim)["task"]
+    except (ValueError, KeyError, TypeError):
+        return SOMEBODY
+    return CLIENT if task is None else task if isinstance(task, str) and task else SOMEBODY

@@ -1,0 +1,96 @@
+"""The right to start: of all who hold the same attempt of a job, the store lets one write its claim.
+
+A second task of the same attempt exists where the service took a request that it seemed to refuse, or took it twice.
+The client itself takes the claim where it gives an attempt up: whoever has it has proved that nobody else started.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import json
+import secrets
+import time
+import urllib.error
+import urllib.request
+from typing import Any, Dict, Optional
+
+ATTEMPTS = 6
+FIRST_PAUSE_S = 0.5
+TIMEOUT_S = 30.0
+# A claim is a line of JSON.
+LARGEST_BYTES = 64 << 10
+TAKEN = 412
+# 409: two wrote at the same moment, and the store asks to try again.
+PASSING = frozenset({408, 409, 429, 500, 502, 503, 504})
+
+
+class ClaimLost(Exception):
+    """Somebody else has started this attempt, or has given it up."""
+
+
+class ClaimFailed(Exception):
+    """Nobody can tell whether this attempt may start."""
+
+
+def take(put: str, get: str, task_id: str) -> None:
+    """Claim the attempt, at the two addresses that its claim can be written and read at.
+
+    Raises:
+        ClaimLost: another has it.
+        ClaimFailed: the store refused it for another reason, or gave no answer.
+    """
+    body = json.dumps({"task": task_id, "nonce": secrets.token_hex(16)}).encode()
+    # An answer that is lost on its way makes the next try find our own claim.
+    status = _ask(put, body)
+    if status != TAKEN:
+        return
+    holder = _read(get)
+    if holder != body:
+        raise ClaimLost(_shown(holder))
+
+
+def _ask(put: str, body: bytes) -> int:
+    headers = {"If-None-Match": "*", "Content-Type": "application/json"}
+    with_body = urllib.request.Request(put, data=body, method="PUT", headers=headers)
+    try:
+        _open(with_body)
+    except urllib.error.HTTPError as error:
+        if error.code != TAKEN:
+            raise ClaimFailed(f"HTTP {error.code}") from None
+        return TAKEN
+    return 200
+
+
+def _read(get: str) -> bytes:
+    try:
+        return _open(urllib.request.Request(get))
+    except urllib.error.HTTPError as error:
+        raise ClaimFailed(f"HTTP {error.code}") from None
+
+
+def _open(request: urllib.request.Request) -> bytes:
+    """Send a request, again where that may help. Raises HTTPError, or ClaimFailed where no answer came."""
+    pause_s, problem = FIRST_PAUSE_S, ""
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(pause_s)
+            pause_s *= 2
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
+                data: bytes = response.read(LARGEST_BYTES)
+                return data
+        except urllib.error.HTTPError as error:
+            if error.code not in PASSING:
+                raise
+            problem = f"HTTP {error.code}"
+        except OSError as error:
+            problem = str(getattr(error, "reason", error)) or type(error).__name__
+    raise ClaimFailed(problem)
+
+
+def _shown(holder: bytes) -> str:
+    try:
+        told: Dict[str, Any] = json.loads(holder)
+        task: Optional[str] = told.get("task")
+    except (ValueError, AttributeError):
+        return "nobody can say whose it is"
+    return f"task {task} has it" if task else "the client has given this attempt up"
