@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dokrun import config, keys
@@ -45,12 +45,16 @@ _NAMED = 3
 class Engine:
     """Runs jobs on the account, or the emulator, that its settings name.
 
+    Args:
+        settings: what the profile says.
+        sleep: waits so many seconds, in place of this machine's clock.
+
     Raises:
         ConfigError: the profile `local` lacks its packages.
         MissingCredentials: there is no API key.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, sleep: Callable[[float], object] | None = None) -> None:
         self.settings = config.connect(settings)
         self.client = Client(
             self.settings.access_token, self.settings.access_token_secret, base_url=self.settings.api_url
@@ -63,13 +67,13 @@ class Engine:
             images=Images(self.settings, self.client),
             journal=Journal(self.settings.state_dir, self.settings.account),
             watcher=Watcher(self.client),
-            submitter=Submitter(self.client, self._bucket, self._closing.wait, self._closing.is_set),
+            submitter=Submitter(self.client, self._bucket, sleep or self._closing.wait, self._closing.is_set),
             builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
             others=Workers(_THREADS, "dokrun-collect"),
             prices=self.prices,
-            sleep=self._closing.wait,
+            sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )
         self._lock = threading.Lock()
@@ -225,6 +229,13 @@ def get(profile: str | None = None) -> Engine:
             atexit.unregister(reset)
             atexit.register(reset)
         return engine
+
+
+def use(made: Engine) -> None:
+    """Let an engine stand for its profile and for the one that the environment chooses, until `reset` closes it."""
+    reset()
+    with _engines_lock:
+        _engines[None] = _engines[made.settings.profile] = made
 
 
 def reset() -> None:
