@@ -7,7 +7,10 @@ A registry that knows the image's name stands on this machine; an engine that ha
 
 from __future__ import annotations
 
+import hashlib
 import http.server
+import json
+import platform
 import statistics
 import tempfile
 import threading
@@ -26,23 +29,39 @@ ROUNDS = 15
 AIM_MS = 100
 
 
+CONFIG = json.dumps({"config": {"Env": [f"PYTHON_VERSION={platform.python_version()}"]}}).encode()
+MANIFEST = json.dumps(
+    {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"digest": f"sha256:{hashlib.sha256(CONFIG).hexdigest()}", "size": len(CONFIG)},
+        "layers": [],
+    }
+).encode()
+
+
 class Registry(http.server.BaseHTTPRequestHandler):
-    """Has every image that it is asked for."""
+    """Has every image that it is asked for, and in each of them this Python."""
 
     asked = 0
 
     def do_HEAD(self) -> None:
         """Tell a digest."""
-        Registry.asked += 1
-        self.send_response(200)
-        self.send_header("Docker-Content-Digest", f"sha256:{'0' * 64}")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        self._answer(MANIFEST)
 
     def do_GET(self) -> None:
-        """Have nothing more to say."""
+        """Tell a manifest, or what it names."""
+        body = MANIFEST if "/manifests/" in self.path else CONFIG
+        self._answer(body)
+        self.wfile.write(body)
+
+    def _answer(self, body: bytes) -> None:
         Registry.asked += 1
-        self.send_error(404)
+        self.send_response(200)
+        self.send_header("Content-Type", "application/vnd.oci.image.manifest.v1+json")
+        self.send_header("Docker-Content-Digest", f"sha256:{hashlib.sha256(body).hexdigest()}")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
