@@ -13,7 +13,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
@@ -25,11 +25,13 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, receipt, sweep, *dockerfile, rehearsed, files, plans = done.stdout.splitlines()
+    first, receipt, sweep, *dockerfile, rehearsed, files, plans, handle, attached = done.stdout.splitlines()
     assert dockerfile[0].startswith("FROM docker.io/library/python:3.")
     assert rehearsed == "2"
     assert files == "[ArtifactFile(name='words.txt', size_bytes=10)]"
     assert "'cloud': 5" in first
     assert re.fullmatch(r"¥0\.\d\d \(\d+ s billed on v100-32gb, \d+ s run\)", receipt)
+    assert re.fullmatch(r"long_run-[0-9a-f]{32}\.[0-9a-f]{32}", handle)
+    assert attached == "3"
     assert plans == "['v100-32gb', 'h100-80gb', 'h100-8gpu-80gb']"
     assert sweep == "[{'one': 3, 'line': 4}, {'another': 7, 'line': 4}]"
