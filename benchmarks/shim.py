@@ -37,7 +37,7 @@ def seconds_until_it_runs(command: list[str], environment: dict[str, str]) -> fl
     """Start a program that prints the time, and tell how long it took to get there."""
     started = time.monotonic()
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout) - started
+    return float(done.stdout.splitlines()[-1]) - started  # the shim has said before that it starts
 
 
 def main() -> None:

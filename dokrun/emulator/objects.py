@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import urllib.request
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -31,6 +33,26 @@ class _Server(ThreadedWSGIServer):
             self.process_request_thread(request, client_address)
 
 
+class _OneAtATime:
+    """Lets conditional requests in one by one: moto looks first and writes afterwards, and both must be one step."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+        self._lock = threading.Lock()
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        if "HTTP_IF_NONE_MATCH" not in environ:
+            return self._whole(environ, start_response)
+        # Nobody shall wait for a client that sends slowly.
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        with self._lock:
+            return self._whole({**environ, "wsgi.input": io.BytesIO(body)}, start_response)
+
+    def _whole(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        answer: Iterable[bytes] = self._app(environ, start_response)
+        return answer
+
+
 class ObjectStore:
     """A store with one bucket, which is gone when it is closed. It does not look at keys or signatures.
 
@@ -39,7 +61,7 @@ class ObjectStore:
     """
 
     def __init__(self, bucket: str) -> None:
-        app = DomainDispatcherApplication(create_backend_app)
+        app = _OneAtATime(DomainDispatcherApplication(create_backend_app))
         self._server = _Server("127.0.0.1", 0, app, handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.bucket = bucket

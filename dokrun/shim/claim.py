@@ -6,12 +6,15 @@ The client itself takes the claim where it gives an attempt up: whoever has it h
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import http.client
 import json
 import secrets
 import time
 import urllib.error
 import urllib.request
 from typing import Any, Dict, Optional
+
+from . import fetch
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
@@ -31,7 +34,7 @@ class ClaimFailed(Exception):
     """Nobody can tell whether this attempt may start."""
 
 
-def take(put: str, get: str, task_id: str) -> None:
+def take(put: str, get: str, task_id: str, timeout_s: float = TIMEOUT_S) -> None:
     """Claim the attempt, at the two addresses that its claim can be written and read at.
 
     Raises:
@@ -40,19 +43,19 @@ def take(put: str, get: str, task_id: str) -> None:
     """
     body = json.dumps({"task": task_id, "nonce": secrets.token_hex(16)}).encode()
     # An answer that is lost on its way makes the next try find our own claim.
-    status = _ask(put, body)
+    status = _ask(put, body, timeout_s)
     if status != TAKEN:
         return
-    holder = _read(get)
+    holder = _read(get, timeout_s)
     if holder != body:
         raise ClaimLost(_shown(holder))
 
 
-def _ask(put: str, body: bytes) -> int:
+def _ask(put: str, body: bytes, timeout_s: float) -> int:
     headers = {"If-None-Match": "*", "Content-Type": "application/json"}
     with_body = urllib.request.Request(put, data=body, method="PUT", headers=headers)
     try:
-        _open(with_body)
+        _open(with_body, timeout_s)
     except urllib.error.HTTPError as error:
         if error.code != TAKEN:
             raise ClaimFailed(f"HTTP {error.code}") from None
@@ -60,14 +63,14 @@ def _ask(put: str, body: bytes) -> int:
     return 200
 
 
-def _read(get: str) -> bytes:
+def _read(get: str, timeout_s: float) -> bytes:
     try:
-        return _open(urllib.request.Request(get))
+        return _open(urllib.request.Request(get), timeout_s)
     except urllib.error.HTTPError as error:
         raise ClaimFailed(f"HTTP {error.code}") from None
 
 
-def _open(request: urllib.request.Request) -> bytes:
+def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
     """Send a request, again where that may help. Raises HTTPError, or ClaimFailed where no answer came."""
     pause_s, problem = FIRST_PAUSE_S, ""
     for attempt in range(ATTEMPTS):
@@ -75,14 +78,12 @@ def _open(request: urllib.request.Request) -> bytes:
             time.sleep(pause_s)
             pause_s *= 2
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
-                data: bytes = response.read(LARGEST_BYTES)
-                return data
+            return fetch.read_once(request, LARGEST_BYTES, timeout_s)
         except urllib.error.HTTPError as error:
             if error.code not in PASSING:
                 raise
             problem = f"HTTP {error.code}"
-        except OSError as error:
+        except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
     raise ClaimFailed(problem)
 

@@ -31,15 +31,16 @@ class DigestError(FetchError):
     """The bytes are not the ones that were announced."""
 
 
-def fetch(url: str, path: str, sha256: str, size: int) -> None:
+def fetch(url: str, path: str, sha256: str, size: int, timeout_s: float = READ_TIMEOUT_S) -> None:
     """Download `size` bytes to `path`, written aside and renamed once their SHA-256 is right.
 
-    A refused connection, a cut body, 408, 429 and 5xx are tried again; any other answer and a wrong digest are final.
+    A refused connection, a cut body, one that is slower than `SLOWEST_BYTES_PER_S` after `timeout_s`, 408, 429 and 5xx
+    are tried again; any other answer and a wrong digest are final.
 
     Raises:
         FetchError: its message never holds the URL's query, which is a signature.
     """
-    repeated(url, lambda: _fetch_once(url, path, sha256, size))
+    repeated(url, lambda: _fetch_once(url, path, sha256, size, timeout_s))
 
 
 def repeated(url: str, once: Callable[[], T]) -> T:
@@ -62,34 +63,35 @@ def repeated(url: str, once: Callable[[], T]) -> T:
     raise FetchError(f"{url.partition('?')[0]}: {problem}")
 
 
-def read(url: str, limit: int = LARGEST_TABLE) -> bytes:
+def read(url: str, limit: int = LARGEST_TABLE, timeout_s: float = READ_TIMEOUT_S) -> bytes:
     """Read what nobody has announced the digest of, at most `limit` bytes. Raises FetchError."""
-    return repeated(url, lambda: _read_once(url, limit))
+    return repeated(url, lambda: read_once(urllib.request.Request(url), limit, timeout_s))
 
 
-def _read_once(url: str, limit: int) -> bytes:
-    deadline = time.monotonic() + READ_TIMEOUT_S
+def read_once(request: urllib.request.Request, limit: int, timeout_s: float) -> bytes:
+    """Read a whole answer of at most `limit` bytes, within `timeout_s`. Raises OSError and HTTPException."""
+    deadline = time.monotonic() + timeout_s
     data = bytearray()
-    with urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response:
-        while True:
-            chunk = response.read(CHUNK)
-            if not chunk:
-                return bytes(data)
+    with urllib.request.urlopen(request, timeout=timeout_s) as response:
+        # Not `read`, which would wait for all of it and look at no clock meanwhile.
+        for chunk in iter(lambda: response.read1(CHUNK), b""):
             data += chunk
-            if len(data) > limit or time.monotonic() > deadline:
-                raise FetchError(f"{url.partition('?')[0]}: too much, or too slow")
+            if len(data) > limit:
+                raise FetchError(f"{request.full_url.partition('?')[0]}: more than {limit} bytes")
+            if time.monotonic() > deadline:
+                raise TimeoutError("too slow")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+    return bytes(data)
 
 
-def _fetch_once(url: str, path: str, sha256: str, size: int) -> None:
+def _fetch_once(url: str, path: str, sha256: str, size: int, timeout_s: float) -> None:
     aside = f"{path}.{os.getpid()}.part"
     digest = hashlib.sha256()
     received = 0
-    deadline = time.monotonic() + READ_TIMEOUT_S + size / SLOWEST_BYTES_PER_S
-    with urllib.request.urlopen(url, timeout=READ_TIMEOUT_S) as response, open(aside, "wb") as file:
-        while True:
-            chunk = response.read(min(CHUNK, size + 1 - received))
-            if not chunk:
-                break
+    deadline = time.monotonic() + timeout_s + size / SLOWEST_BYTES_PER_S
+    with urllib.request.urlopen(url, timeout=timeout_s) as response, open(aside, "wb") as file:
+        for chunk in iter(lambda: response.read1(min(CHUNK, size + 1 - received)), b""):
             digest.update(chunk)
             file.write(chunk)
             received += len(chunk)
