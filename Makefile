@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint format bench lock clean
+.PHONY: demo test soak lint format bench grid lock clean
 
 demo: .venv/ready
 	$(BIN)/python examples/sweep_digits.py
 
 test: .venv/ready
 	$(BIN)/python -m pytest $(PYTEST)
+
+# Ten times as many sequences of troubles, and others each time.
+soak: .venv/ready
+	DOKRUN_SOAK=2000 $(BIN)/python -m pytest tests/test_stateful.py $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .
@@ -26,6 +30,9 @@ bench: .venv/ready
 	-$(BIN)/python benchmarks/emulator.py
 	-$(BIN)/python benchmarks/shim.py
 	-$(BIN)/python benchmarks/images.py
+
+grid: .venv/ready
+	$(BIN)/python tests/grid.py
 
 # Hashes of what is installed, for every supported Python. Needs uv.
 lock:

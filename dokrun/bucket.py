@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,22 +31,30 @@ redact.guard_logs()
 ADDRESS_LIFETIME = timedelta(days=6)
 # What is read into memory: claims, which are a line of JSON.
 LARGEST_READ_BYTES = 64 << 10
+LONGEST_READ_S = 60.0
 _PRECONDITION_FAILED = 412
+# How long an answer may keep silent.
+PATIENCE_S = 60.0
 
 
 class Bucket:
-    """One bucket. Every failure is a StorageError, whose text holds no address and no key."""
+    """One bucket. Every failure is a StorageError, whose text holds no address and no key.
 
-    def __init__(self, settings: BucketSettings) -> None:
+    Args:
+        settings: which one.
+        patience_s: how long an answer may keep silent before it is asked for again, in seconds.
+    """
+
+    def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S) -> None:
         self.name = settings.name
         try:
-            self._s3 = self._client(settings)
+            self._s3 = self._client(settings, patience_s)
         except ValueError:
             # The error's text would show the address, and with it whatever password stands in it.
             raise ConfigError("the bucket's address is not a URL; look at DOKRUN_S3_ENDPOINT_URL") from None
 
     @staticmethod
-    def _client(settings: BucketSettings) -> S3Client:
+    def _client(settings: BucketSettings, patience_s: float) -> S3Client:
         secret = settings.secret_access_key
         host = urllib.parse.urlsplit(settings.endpoint_url or "").hostname
         return boto3.session.Session().client(
@@ -63,7 +72,7 @@ class Bucket:
                 # No proxy leads to this machine's own loopback.
                 proxies={"http": "", "https": ""} if host in ("127.0.0.1", "localhost", "::1") else None,
                 connect_timeout=20,
-                read_timeout=60,
+                read_timeout=patience_s,
                 # Other stores reject the newer defaults.
                 request_checksum_calculation="when_required",
                 response_checksum_validation="when_required",
@@ -105,18 +114,23 @@ class Bucket:
         # An answer that was lost on its way makes the repeated request find its own claim.
         return None if there == body else there
 
-    def read(self, key: str, limit_bytes: int = LARGEST_READ_BYTES) -> bytes | None:
-        """Tell what a small object holds; None where there is none. More than `limit_bytes` is an error."""
+    def read(self, key: str, limit_bytes: int = LARGEST_READ_BYTES, limit_s: float = LONGEST_READ_S) -> bytes | None:
+        """Tell what a small object holds; None where there is none. More bytes or seconds than that are an error."""
         with self._translated("read"):
             try:
                 body = self._s3.get_object(Bucket=self.name, Key=key)["Body"]
             except self._s3.exceptions.NoSuchKey:
                 return None
+            data, deadline = bytearray(), time.monotonic() + limit_s
             with closing(body):
-                data = body.read(limit_bytes + 1)
-        if len(data) > limit_bytes:
-            raise StorageError(f"bucket {self.name!r}: an object of dokrun's is larger than {limit_bytes} bytes")
-        return data
+                # Byte by byte, since more at once would be waited for: a byte a second beats every read's own timeout.
+                for byte in body.iter_chunks(1):
+                    data += byte
+                    if len(data) > limit_bytes or time.monotonic() > deadline:
+                        raise StorageError(
+                            f"bucket {self.name!r}: an object of dokrun's is too large, or comes too slowly"
+                        )
+        return bytes(data)
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""

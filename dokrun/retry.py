@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dokrun.errors import CallFailed, OptionError, TaskFailed, WorkerDied
+from dokrun.errors import CallFailed, CallTimeout, OptionError, RemoteError, TaskFailed, WorkerDied
 
 LONGEST_PAUSE_S = 3600.0
 # Two deaths alike show that the next attempt would die the same death.
@@ -47,18 +47,15 @@ class Retry:
         last = failures[-1]
         if len(failures) > self.times:
             return False
-        if not isinstance(last, CallFailed):
-            return isinstance(last, self.on)
-        return isinstance(last, self.on) or (_may_pass(last) and not _alike(failures))
+        if isinstance(last, (TaskFailed, WorkerDied)) and not _alike(failures):
+            return True  # the machine's failure rather than the function's
+        # Of dokrun's own errors, those that the function may do without the next time.
+        own = isinstance(last, CallFailed) and not isinstance(last, (CallTimeout, RemoteError, TaskFailed, WorkerDied))
+        return isinstance(last, self.on) and not own
 
     def pause_s(self, attempt: int) -> float:
         """Tell how long to wait after the attempt of this number, counted from 1."""
         return float(min(self.backoff * 2.0 ** (attempt - 1), LONGEST_PAUSE_S))
-
-
-def _may_pass(failure: CallFailed) -> bool:
-    """Tell whether a failure is the machine's rather than the call's own."""
-    return isinstance(failure, (TaskFailed, WorkerDied))
 
 
 def _alike(failures: Sequence[BaseException]) -> bool:

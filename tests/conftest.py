@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+import secrecy
 
 from dokrun import engine
 from dokrun.api import Client
@@ -26,8 +28,26 @@ def store() -> Iterator[ObjectStore]:
 @pytest.fixture(scope="session")
 def dok() -> Iterator[Emulator]:
     """DOK, on this machine."""
-    with Emulator() as emulator:
+    with Emulator(secret=secrecy.DOK_SECRET) as emulator:
         yield emulator
+        # Whatever was sent, the project's members can read it.
+        with httpx.Client(base_url=emulator.api_url, auth=(emulator.token, emulator.secret), timeout=60) as anybody:
+            pages = range(1, 1 + -(-anybody.get("/tasks/").json()["meta"]["count"] // 100))
+            for page in pages:
+                listed = anybody.get("/tasks/", params={"page": page, "page_size": 100}).text
+                assert not [secret for secret in secrecy.SECRETS if secret in listed], "a definition holds a secret"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[secrecy.Listener]:
+    """Let the whole suite be heard at debug level; a secret in a log or a state folder is a failure."""
+    listener = secrecy.Listener()
+    listener.listen()
+    yield listener
+    listener.stop()
+    assert listener.slips == [], "a log shows a secret"
+    states = [path for path in tmp_path_factory.getbasetemp().glob("*/state") if path.is_dir()]
+    assert secrecy.slips_in_files(states) == [], "a state folder holds a secret"
 
 
 @pytest.fixture
@@ -58,7 +78,7 @@ def point_at(monkeypatch: pytest.MonkeyPatch, dok: Emulator, store: ObjectStore,
         "DOKRUN_BUCKET": store.bucket,
         "DOKRUN_S3_ENDPOINT_URL": store.url,
         "DOKRUN_S3_ACCESS_KEY_ID": "anybody",
-        "DOKRUN_S3_SECRET_ACCESS_KEY": "anything",
+        "DOKRUN_S3_SECRET_ACCESS_KEY": secrecy.S3_SECRET,
         "DOKRUN_STATE_DIR": str(folder / "state"),
     }.items():
         monkeypatch.setenv(name, value)

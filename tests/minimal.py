@@ -27,7 +27,7 @@ PATIENCE_S = 10.0
 BASE = "/cloud/zone/is1a/api/managed-container/1.0"
 STATUSES = ("waiting", "running", "error", "done", "aborted", "canceled")
 KINDS = re.compile(
-    "(reset|hang|status (408|429|500|503)) (before|after) commit|(cut body|not JSON) after commit"
+    "(reset|hang|status (408|429|500|503)) (before|after) commit|(cut body|slow body|not JSON) after commit"
     "|twice|late|echo differs|list stale|list lies"
 )
 
@@ -112,13 +112,21 @@ class MinimalDok:
         """Let a fault happen at the nth such request from now on, and at the following ones, `times` in all.
 
         Anywhere: "reset", "hang" (until the client goes) or "status" 408, 429, 500, 503, each "before commit" or "after
-        commit"; "cut body after commit", "not JSON after commit". When a task is created: "twice" makes two, "late"
-        answers 504 and makes it at `commit_late`, "echo differs" answers with another definition. In a list of tasks:
-        "list stale" lacks the newest, "list lies", if asked by tag, has an older one, somebody else's, of this tag.
+        commit"; "cut body after commit", "slow body after commit" (its half, then no more), "not JSON after commit".
+        When a task is created: "twice" makes two, "late" answers 504 and makes it at `commit_late`, "echo differs"
+        answers with another definition. In a list of tasks: "list stale" lacks the newest, "list lies", if asked by
+        tag, has an older one, somebody else's, of this tag.
         """
         assert KINDS.fullmatch(kind), f"there is no fault {kind!r}"
         with self._changed:
             self._faults.append(_Fault(method, route, kind, range(nth, nth + times)))
+
+    def clear(self) -> None:
+        """Forget the faults, and all tasks."""
+        with self._changed:
+            for kept in (self._faults, self._late, self.injected, self.foreign, self.artifacts):
+                kept.clear()
+            self.tasks.clear()
 
     def start(self, task_id: str) -> None:
         """Let a waiting task run."""
@@ -434,6 +442,9 @@ class _Handler(BaseHTTPRequestHandler):
                 self._write(status, "<html><body>It worked</body></html>")
             case ["cut", *_]:
                 self._write(status, answer, cut=True)
+            case ["slow", *_]:
+                self._write(status, answer, cut=True)
+                self.connection.recv(1)
             case ["reset", *_]:
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.connection.close()

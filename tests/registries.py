@@ -1,4 +1,14 @@
-"""A registry that answers as it is told, for what a real one would never say; and a real one that wants a password."""
+"""A registry that answers as it is told, for what a real one would never say; and a real one that wants a password.
+
+Of the first, an answer may have a trouble, which comes in its place:
+
+    reset      the connection is reset
+    silence    nothing comes
+    stall      half of the body comes, and then nothing
+    drip       the body comes a byte at a time, for ever
+    cut        half of the body comes, and then the end
+    garbage    what comes is not HTTP
+"""
 
 from __future__ import annotations
 
@@ -9,6 +19,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import threading
 from collections.abc import Callable
@@ -17,6 +28,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from storefaults import reset
 
 from dokrun.image.credentials import Credentials
 from dokrun.image.reference import Reference
@@ -42,6 +54,7 @@ class Answer:
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
+    trouble: str = ""
 
 
 @dataclass
@@ -52,33 +65,14 @@ class Asked:
 
 
 class FakeRegistry:
-    """A registry that answers as it is told, and remembers what it was asked."""
+    """A registry that answers as it is told, and remembers what it was asked, and which troubles it made."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
         self.asked: list[Asked] = []
+        self.troubles: list[str] = []
         self.answers: dict[str, Callable[[Asked], Answer] | list[Answer] | Answer] = {}
-        fake = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked = Asked(self.command, self.path, self.headers["Authorization"])
-                fake.asked.append(asked)
-                told = fake.answers.get(self.path.partition("?")[0], Answer(404))
-                answer = told.pop(0) if isinstance(told, list) else told if isinstance(told, Answer) else told(asked)
-                self.send_response(answer.status)
-                for name, value in answer.headers.items():
-                    self.send_header(name, value)
-                self.send_header("Content-Length", str(len(answer.body)))
-                self.end_headers()
-                if self.command == "GET":
-                    self.wfile.write(answer.body)
-
-            do_HEAD = do_GET  # noqa: N815 - the standard library calls it so
-
-            def log_message(self, *_args: object) -> None:
-                """Say nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.closing = threading.Event()
+        self._server = _RegistryServer(self, port)
         self.host = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -89,9 +83,80 @@ class FakeRegistry:
         self.answers["/v2/team/app/manifests/1"] = Answer(body=MANIFEST, headers={"Docker-Content-Digest": DIGEST})
         self.answers[f"/v2/team/app/blobs/{sha256(CONFIG)}"] = Answer(body=CONFIG)
 
+    def answer(self, asked: Asked) -> Answer:
+        self.asked.append(asked)
+        told = self.answers.get(asked.path.partition("?")[0], Answer(404))
+        answer = told.pop(0) if isinstance(told, list) else told if isinstance(told, Answer) else told(asked)
+        if answer.trouble:
+            self.troubles.append(answer.trouble)
+        return answer
+
     def close(self) -> None:
+        self.closing.set()
         self._server.shutdown()
         self._server.server_close()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """A server whose clients may go away, or be killed, at any time."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, *_request: object) -> None:
+        """Say nothing."""
+
+
+class _RegistryServer(Server):
+    def __init__(self, fake: FakeRegistry, port: int) -> None:
+        self.fake = fake
+        super().__init__(("127.0.0.1", port), _Handler)
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    server: _RegistryServer
+
+    def do_GET(self) -> None:
+        answer = self.server.fake.answer(Asked(self.command, self.path, self.headers["Authorization"]))
+        if answer.trouble in ("reset", "silence", "garbage"):
+            self._break(answer.trouble)
+            return
+        self.send_response(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(answer.body[: len(answer.body) // 2] if answer.trouble else answer.body)
+            self._break(answer.trouble)
+
+    do_HEAD = do_GET  # noqa: N815 - the standard library calls it so
+
+    def _break(self, trouble: str) -> None:
+        if trouble == "reset":
+            reset(self.connection)
+        elif trouble == "garbage":
+            self.wfile.write(b"\x00\xff<html>no registry{\r\n\r\n")
+        elif trouble in ("silence", "stall", "drip"):
+            wait_until_gone(self.connection, self.server.fake.closing, b" " if trouble == "drip" else b"")
+
+    def log_message(self, *_args: object) -> None:
+        """Say nothing."""
+
+
+def wait_until_gone(connection: socket.socket, closing: threading.Event, dripped: bytes = b"") -> None:
+    """Say nothing, or the same again and again, until the client goes or the test ends."""
+    connection.settimeout(0.02)
+    while not closing.is_set():
+        try:
+            if dripped:
+                connection.sendall(dripped)
+            if not connection.recv(1):
+                return
+        except TimeoutError:
+            continue
+        except OSError:
+            return
 
 
 class GuardedRegistry:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import os
 import struct
 import tarfile
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -354,3 +356,46 @@ def test_an_archive_of_many_members_takes_no_memory_for_each(tmp_path: Path) -> 
         assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
+
+
+def cut_at(data: bytes, size: int) -> bytes:
+    return gzip.compress(gzip.decompress(data)[:size])
+
+
+def spoilt(data: bytes, at: int) -> bytes:
+    made = bytearray(data)
+    made[at] ^= 0xFF
+    return bytes(made)
+
+
+BROKEN: dict[str, Callable[[bytes], bytes]] = {
+    "cut gzip": lambda data: data[: len(data) // 2],
+    "cut in the checksum": lambda data: data[:-3],
+    "cut in a header": lambda data: cut_at(data, 512 + 512 + 100),
+    "cut in a file": lambda data: cut_at(data, 512 + 100),
+    "another byte in the gzip": lambda data: spoilt(data, 40),
+    "another checksum": lambda data: spoilt(data, -6),
+    "another header": lambda data: gzip.compress(spoilt(gzip.decompress(data), 1024 + 150)),
+    "something behind the gzip": lambda data: data + b"\x01 more",
+    "something behind the tar": lambda data: gzip.compress(gzip.decompress(data) + b"more"),
+    "no gzip": lambda _: b"<html>no archive</html>" * 100,
+    "no tar": lambda _: gzip.compress(b"\x01" * 4096),
+    "nothing": lambda _: b"",
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_an_archive_that_is_not_whole_is_broken_and_never_merely_shorter(tmp_path: Path, broken: str) -> None:
+    box = Box(tmp_path, file("f", b"first"), file("g", b"second"), file("h", b"third"))
+    box.archive.write_bytes(BROKEN[broken](box.archive.read_bytes()))
+    with pytest.raises(ArchiveError):
+        box.look()
+
+
+def test_an_archive_with_more_padding_than_needed_or_none_is_whole(tmp_path: Path) -> None:
+    for number, padding in enumerate((bytes(65536), b"")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        box = Box(folder, file("f", b"first"))
+        box.archive.write_bytes(gzip.compress(gzip.decompress(box.archive.read_bytes())[:1024] + padding))
+        assert box.open() == {"f": b"first"}

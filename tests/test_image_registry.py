@@ -114,7 +114,7 @@ def test_a_digest_that_is_not_told_is_computed(told: dict[str, str], fake: FakeR
     assert [asked.method for asked in fake.asked] == ["HEAD", "GET"]
 
 
-def test_another_digest_than_the_one_asked_for_is_refused(fake: FakeRegistry, registry: Registry) -> None:
+def test_cell_image_to_another_digest_than_the_one_asked_for_is_refused(fake: FakeRegistry, registry: Registry) -> None:
     other = sha256(b"other")
     fake.answers[f"/v2/team/app/manifests/{other}"] = Answer(body=MANIFEST, headers={"Docker-Content-Digest": DIGEST})
     with pytest.raises(RegistryError, match="another digest"):
@@ -145,7 +145,9 @@ def test_an_image_that_does_not_say_its_python_has_none(fake: FakeRegistry, regi
     assert registry.python_version(fake.reference()) == ""
 
 
-def test_a_configuration_that_does_not_match_its_digest_is_not_believed(fake: FakeRegistry, registry: Registry) -> None:
+def test_cell_image_to_a_configuration_that_does_not_match_its_digest_is_not_believed(
+    fake: FakeRegistry, registry: Registry
+) -> None:
     fake.holds_image()
     forged = CONFIG.replace(b"3.11.9", b"3.12.9")
     fake.answers[f"/v2/team/app/blobs/{sha256(CONFIG)}"] = Answer(body=forged)
@@ -199,7 +201,7 @@ def test_a_token_is_fetched_with_the_credentials_and_kept(fake: FakeRegistry, re
     ]
 
 
-def test_a_token_that_has_expired_is_fetched_anew(fake: FakeRegistry, registry: Registry) -> None:
+def test_cell_image_ce_a_token_that_has_expired_is_fetched_anew(fake: FakeRegistry, registry: Registry) -> None:
     guarded(fake, lifetime=1)
     assert [registry.digest(fake.reference()) for _ in range(3)] == [DIGEST] * 3
     assert [asked.authorization for asked in fake.asked if asked.path.startswith("/v2")][-1] == "Bearer token-2"
@@ -225,7 +227,7 @@ def test_basic_credentials_are_sent_where_they_are_asked_for(fake: FakeRegistry,
     assert [asked.authorization for asked in fake.asked] == [None, BASIC, BASIC]
 
 
-@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("status", [pytest.param(status, id=f"cell_image_ce-{status}") for status in (401, 403)])
 def test_a_refusal_says_what_to_do_and_no_secret(status: int, fake: FakeRegistry, registry: Registry) -> None:
     headers = {"WWW-Authenticate": 'Basic realm="reg"'} if status == 401 else {}
     fake.answers["/v2/team/app/manifests/1"] = Answer(status, headers=headers)
@@ -233,6 +235,7 @@ def test_a_refusal_says_what_to_do_and_no_secret(status: int, fake: FakeRegistry
         registry.digest(fake.reference())
     assert caught.value.host == fake.host
     assert SECRET not in str(caught.value)
+    assert len(fake.asked) <= 2
 
 
 def test_credentials_do_not_go_to_a_token_service_without_tls() -> None:
@@ -327,15 +330,15 @@ class Dribble(httpx.SyncByteStream):
             yield b" "
 
 
-def test_a_byte_now_and_then_does_not_beat_the_deadline() -> None:
+def test_cell_image_tl_a_byte_now_and_then_does_not_beat_the_deadline() -> None:
     body = Dribble()
     registry = elsewhere(lambda _: httpx.Response(200, stream=body), clock=lambda: body.now)
-    with pytest.raises(RegistryError, match="more than 60 s"):
+    with pytest.raises(RegistryError, match="its answer does not end"):
         registry.python_version(Reference.parse("r.example/a:1"))
-    assert body.now == 80.0
+    assert body.now == 60.0
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [pytest.param(status, id=f"cell_image_5x-{status}") for status in (429, 500, 503)])
 def test_what_passes_is_tried_again(status: int, fake: FakeRegistry, registry: Registry, pauses: list[float]) -> None:
     good = Answer(body=MANIFEST, headers={"Docker-Content-Digest": DIGEST})
     fake.answers["/v2/team/app/manifests/1"] = [Answer(status), Answer(status), Answer(status), good]
@@ -343,14 +346,16 @@ def test_what_passes_is_tried_again(status: int, fake: FakeRegistry, registry: R
     assert pauses == [0.25, 0.5, 1.0]
 
 
-def test_what_does_not_pass_is_an_error_after_four_tries(fake: FakeRegistry, registry: Registry) -> None:
+def test_cell_image_5x_what_does_not_pass_is_an_error_after_four_tries(fake: FakeRegistry, registry: Registry) -> None:
     fake.answers["/v2/team/app/manifests/1"] = Answer(503)
     with pytest.raises(RegistryError, match=r"HTTP status 503.*try again"):
         registry.digest(fake.reference())
     assert len(fake.asked) == 4
 
 
-def test_a_registry_that_is_not_there_is_asked_four_times(pauses: list[float], registry: Registry) -> None:
+def test_cell_image_rf_a_registry_that_is_not_there_is_asked_four_times(
+    pauses: list[float], registry: Registry
+) -> None:
     gone = FakeRegistry()
     gone.close()
     with pytest.raises(RegistryError, match="gave no answer") as caught:
@@ -360,7 +365,7 @@ def test_a_registry_that_is_not_there_is_asked_four_times(pauses: list[float], r
     assert len(pauses) == 3
 
 
-def test_no_pause_goes_beyond_the_deadline(fake: FakeRegistry, pauses: list[float]) -> None:
+def test_cell_image_tl_no_pause_goes_beyond_the_deadline(fake: FakeRegistry, pauses: list[float]) -> None:
     fake.answers["/v2/team/app/manifests/1"] = Answer(503)
     registry = Registry(lambda _: None, limit_s=0.6, sleep=pauses.append, clock=lambda: sum(pauses))
     with pytest.raises(RegistryError, match="HTTP status 503"):

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, redirect_stderr
 from functools import partial
 from pathlib import Path
@@ -196,7 +197,9 @@ def test_an_image_that_is_not_there_with_our_credentials_is_not_there(
         images.ready("r.example/app:1")
 
 
-@pytest.mark.parametrize("steps", [[], ["true"]])
+@pytest.mark.parametrize(
+    "steps", [pytest.param([], id="cell_image_vm-plain"), pytest.param(["true"], id="cell_image_vm-built")]
+)
 def test_another_python_is_refused_with_both_versions_and_the_line_to_change(
     steps: list[str], fake: FakeRegistry, client: Client, tmp_path: Path
 ) -> None:
@@ -249,7 +252,13 @@ def test_that_an_image_is_there_takes_one_request_for_a_day(
     assert (kept.stat().st_mode & 0o777, kept.parent.stat().st_mode & 0o777) == (0o600, 0o700)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"digests": 3}', '{"digests": {"a": 1}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(content, id=f"cell_image_to-{number}")
+        for number, content in enumerate(("", "[]", '{"digests": 3}', '{"digests": {"a": 1}}', "[" * 100_000))
+    ],
+)
 def test_what_was_kept_and_cannot_be_read_is_looked_up_again(
     content: str, fake: FakeRegistry, client: Client, tmp_path: Path, no_engine: None
 ) -> None:
@@ -330,7 +339,7 @@ def test_a_build_that_failed_is_tried_again_with_the_base_looked_up_anew(
         assert [asked.method for asked in fake.asked].count("HEAD") == 2
 
 
-def test_a_real_image_is_built_once_and_then_found_whoever_asks(client: Client, tmp_path: Path) -> None:
+def test_cell_image_du_a_real_image_is_built_once_and_then_found_whoever_asks(client: Client, tmp_path: Path) -> None:
     host = real_registry()
     settings = settings_of(tmp_path, registry=RegistrySettings(f"{host}/images-{secrets.token_hex(4)}"))
     recipe = tmp_path / "Dockerfile"
@@ -349,6 +358,32 @@ def test_a_real_image_is_built_once_and_then_found_whoever_asks(client: Client, 
     assert registry.digest(Reference.parse(found[0])) == found[0].partition("@")[2]
     registry.close()
     assert Images(settings, client).ready(image).reference == found[0]
+
+
+def test_cell_image_du_real_clients_that_build_one_image_at_once_each_name_what_is_there(
+    client: Client, tmp_path: Path
+) -> None:
+    kept = RegistrySettings(f"{real_registry()}/images-{secrets.token_hex(4)}")
+    text = f"FROM {slim_image()}\nENV PYTHON_VERSION={HERE}.0 UNIQUE={secrets.token_hex(4)}\n"
+    image = from_text(tmp_path / "folder", text)
+    both = threading.Barrier(2, timeout=60)
+
+    def together(*arguments: Any, **options: Any) -> Registry:
+        registry = Registry(*arguments, **options)
+        if "attempts" not in options:
+            both.wait()
+        return registry
+
+    def make(number: int) -> str:
+        settings = settings_of(tmp_path / str(number), registry=kept)
+        return Images(settings, client, registries=together).ready(image).reference
+
+    with ThreadPoolExecutor(2) as pool, redirect_stderr(io.StringIO()) as said:
+        found = list(pool.map(make, range(2)))
+    assert said.getvalue().count("Step 1/2") == 2
+    with closing(Registry(lambda _: None)) as registry:
+        assert [registry.digest(Reference.parse(name)) for name in found] == [name.partition("@")[2] for name in found]
+    assert Images(settings_of(tmp_path, registry=kept), client).ready(image).reference in found
 
 
 @pytest.mark.skipif(HERE != "3.11", reason="the base that is there has Python 3.11")
@@ -390,7 +425,7 @@ def from_folder(folder: Path) -> Image:
     return Image.from_dockerfile(folder / "Dockerfile")
 
 
-def test_what_changed_while_it_was_built_is_not_pushed(client: Client, tmp_path: Path) -> None:
+def test_cell_image_to_what_changed_while_it_was_built_is_not_pushed(client: Client, tmp_path: Path) -> None:
     kept = RegistrySettings(f"{real_registry()}/images-{secrets.token_hex(4)}")
     image = from_folder(tmp_path / "folder")
     with closing(Registry(lambda _: None)) as registry:

@@ -44,7 +44,7 @@ def download(
     Raises:
         NoAnswer: it broke, more often than the connection's backoff allows without coming any further, or is too slow.
         InvalidAnswer: it is larger than `limit_bytes`, or another part came than was asked for.
-        Refused: the service gives no address, or the address is not good.
+        Refused: the service gives no address, or none that is good.
     """
     aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
     failures, furthest, pace = 0, 0, _Pace(connection)
@@ -52,9 +52,10 @@ def download(
         with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as file:
             while True:
                 try:
-                    _append(connection, address(), file, limit_bytes, on_progress or _ignore, pace=pace)
+                    _append(connection, _told(address), file, limit_bytes, on_progress or _ignore, pace=pace)
                     break
-                except errors.NoAnswer:
+                # An address is good for a time that the service does not tell.
+                except (errors.NoAnswer, errors.Forbidden):
                     failures = 0 if file.tell() > furthest else failures + 1
                     furthest = max(furthest, file.tell())
                     if pace.too_slow or failures >= connection.backoff.attempts:
@@ -124,6 +125,14 @@ class _Pace:
                 slowest = f"{SLOWEST_BYTES_PER_S // 1000} kB a second"
                 raise errors.NoAnswer(f"GET {path}: less than {slowest} came", method="GET", path=path)
             yield piece
+
+
+def _told(address: Callable[[], str]) -> str:
+    """Ask for an address; an answer that cannot be read is as good as none."""
+    try:
+        return address()
+    except errors.InvalidAnswer as error:
+        raise errors.NoAnswer(str(error), method=error.method, path=error.path) from error
 
 
 def _append(

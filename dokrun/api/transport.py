@@ -39,7 +39,7 @@ class Backoff:
     attempts: int = 5
     first_s: float = 0.25
     longest_s: float = 8.0
-    sleep: Callable[[float], None] = time.sleep
+    sleep: Callable[[float], object] = time.sleep
 
     def pause_s(self, attempt: int) -> float:
         """Tell how long to wait after the attempt of this number, counted from 1."""

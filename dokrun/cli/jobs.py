@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 if TYPE_CHECKING:
     from dokrun.engine import Engine
@@ -22,19 +22,25 @@ def list_jobs(
     running: Annotated[bool, typer.Option("--running", help="Only what waits or runs.")] = False,  # noqa: FBT002 - it is named
     profile: Profile = None,
 ) -> None:
-    """List the tasks that dokrun has made, on whatever machine, newest first."""
-    table = Table("handle", "state", "plan", "since", "task")
+    """List the tasks that dokrun has made, on whatever machine, newest first; in a pipe with tabs between."""
+    table = Table(*(Column(name, overflow="fold") for name in ("handle", "state", "plan", "since", "task")))
+    console = Console()
     for one in _engine(profile).listed("waiting,running" if running else None):
         since = one.task.created_at.strftime("%Y-%m-%d %H:%M") if one.task.created_at else ""
         plan = next((container.plan for container in one.task.containers), "")
-        table.add_row(f"{one.name}-{one.job_id[:12]}", one.task.status, plan, since, one.task.id)
-    Console().print(table)
+        row = (f"{one.name}-{one.job_id[:12]}", one.task.status, plan, since, one.task.id)
+        if console.is_terminal:
+            table.add_row(*row)
+        else:
+            print(*row, sep="\t")  # whole, however narrow what reads it may be
+    if console.is_terminal:
+        console.print(table)
 
 
 def logs(handle: Handle, profile: Profile = None) -> None:
     """Show what a task writes, as it grows, until it has ended."""
     engine = _engine(profile)
-    for piece in engine.client.tasks.logs(engine.find(handle).task.id):
+    for piece in engine.logs(engine.find(handle)):
         print(piece, end="", flush=True)
 
 

@@ -73,3 +73,7 @@ class Runtime(Protocol):
 
     def close(self) -> None:
         """End what is left."""
+
+
+# Makes a runtime that keeps its files below a folder.
+MakeRuntime = Callable[[Path], Runtime]

@@ -23,6 +23,7 @@ from dokrun.emulator.faults import FaultMiddleware, Faults
 from dokrun.emulator.faults import routes as fault_routes
 from dokrun.emulator.records import Records
 from dokrun.emulator.routes import BASE_PATH, application
+from dokrun.emulator.runtime import MakeRuntime
 from dokrun.emulator.state import Behaviour, Project
 from dokrun.emulator.webhooks import Notifier
 
@@ -46,6 +47,7 @@ class Emulator:
         data: a folder for tasks, artifacts and logs, which it goes on with after a restart; else nothing is kept.
         behaviour: in what ways it may differ from another.
         clock: what tells the time, in place of the machine's.
+        runtime: makes what tasks run on, below a folder that is its own, in place of what the behaviour says.
 
     Raises:
         ValueError: the token looks like that of a real API key.
@@ -61,6 +63,7 @@ class Emulator:
         data: Path | None = None,
         behaviour: Behaviour | None = None,
         clock: Clock | None = None,
+        runtime: MakeRuntime | None = None,
     ) -> None:
         if token is not None and _REAL_TOKEN.fullmatch(token):
             raise ValueError("this token looks like that of a real API key; an emulator must not know it")
@@ -70,6 +73,7 @@ class Emulator:
         self.faults = Faults()
         self._clock = clock or SystemClock()
         self._behaviour = behaviour or Behaviour()
+        self._make_runtime = runtime
         if self._behaviour.runtime == "docker":
             connect().close()  # here, where it can still be told to whoever asked
         self._socket = _listen(port)
@@ -128,6 +132,7 @@ class Emulator:
             records=records,
             clock=self._clock,
             behaviour=self._behaviour,
+            make_runtime=self._make_runtime,
             credentials_of=account.credentials_of,
             on_end=notifier.tell,
         )

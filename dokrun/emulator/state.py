@@ -23,7 +23,7 @@ from dokrun.emulator.log import Log
 from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.proxy import PublicPort
 from dokrun.emulator.records import Records
-from dokrun.emulator.runtime import CannotStart, CredentialsOf, NoImage, Running, Runtime
+from dokrun.emulator.runtime import CannotStart, CredentialsOf, MakeRuntime, NoImage, Running, Runtime
 from dokrun.emulator.task import TaskRecord
 
 T = TypeVar("T")
@@ -86,6 +86,7 @@ class Project:
         records: where tasks are kept; those that ran when the emulator ended are aborted, those that waited wait on.
         clock: what tells the time.
         behaviour: see there.
+        make_runtime: makes what tasks run on, in place of what the behaviour says, below a folder that is its own.
         credentials_of: tells what a registry wants to be told, by the id that the account gave it.
         on_end: called with each task that has ended.
     """
@@ -98,6 +99,7 @@ class Project:
         records: Records,
         clock: Clock,
         behaviour: Behaviour,
+        make_runtime: MakeRuntime | None = None,
         credentials_of: CredentialsOf,
         on_end: Callable[[TaskRecord], None],
     ) -> None:
@@ -109,7 +111,10 @@ class Project:
         self._clock = clock
         self._behaviour = behaviour
         self._on_end = on_end
-        self._runtime = _make_runtime(behaviour, scratch, credentials_of)
+        if make_runtime is None:
+            self._runtime = _make_runtime(behaviour, scratch, credentials_of)
+        else:
+            self._runtime = make_runtime(scratch)
         self._closing = False
         self._line: deque[TaskRecord] = deque()
         self._running: dict[str, Running] = {}

@@ -7,6 +7,7 @@ folders are made last, when nothing more is written that could go through them.
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
 import shutil
@@ -15,10 +16,13 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING, Any
 
 from dokrun.engine.members import Content, Members, safe_name
 from dokrun.shim import protocol
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Where in the archive the artifact folder's content may begin; the service does not say.
 _ROOTS = ("", "artifact/", "opt/artifact/")
@@ -27,7 +31,12 @@ _OWN = re.compile(
     rf"|{re.escape(protocol.BLOBS_DIR)}/[0-9a-f]{{64}}"
 )
 _MOST_RESULTS = 1_000_000
+_MOST_MEMBERS = 4_000_000
 _MOST_BYTES = 64 * 2**30
+# tarfile holds all that belongs to one header in memory: long names, attributes, where the holes of a file are.
+_LONGEST_HEADER_BYTES = 256 << 10
+# What a header says of all members after it is kept to the end.
+_MOST_GLOBAL_FIELDS = 1000
 
 
 class ArchiveError(Exception):
@@ -97,22 +106,77 @@ def extract_files(archive: Path, content: Content, folder: Path, names: set[str]
         _link_folders(content, folder)
 
 
+class _Header(tarfile.TarInfo):
+    """A member whose header, with all that belongs to it, is short and whole."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
+        """Read the next header; where several make up one, this is called for each of them, by the one before."""
+        whole: Any = tarfile.fileobj
+        if isinstance(whole, _Short):
+            return super().fromtarfile(tarfile)
+        tarfile.fileobj = _Short(whole)  # type: ignore[assignment] # it has what a header needs
+        try:
+            return super().fromtarfile(tarfile)
+        except _BROKEN as error:
+            # It would be taken for the archive's end, unless it is at its beginning.
+            raise ArchiveError(str(error)) from error
+        finally:
+            tarfile.fileobj = whole
+
+
+_BROKEN = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined] # typeshed lacks them
+
+
+class _Short:
+    """Reads no more from a file than a header may have."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._left = _LONGEST_HEADER_BYTES
+
+    def read(self, size: int) -> bytes:
+        self._left -= size
+        if self._left < 0:
+            raise ArchiveError(f"a member's header is longer than {_LONGEST_HEADER_BYTES} bytes")
+        return self._file.read(size)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 @contextmanager
 def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     """Read an archive once, from its beginning to its end; an OSError is this machine's, and never the archive's."""
     try:
-        with tarfile.open(archive, "r|gz") as opened:
+        # tarfile's own way to read gzip would look neither for its end nor at its checksum.
+        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Header) as opened:
             yield opened
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OverflowError) as error:
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise ArchiveError(str(error) or type(error).__name__) from error
+    except RecursionError as error:
+        raise ArchiveError("one of its headers has too many parts") from error
 
 
 def _each(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    count = 0
     while (member := opened.next()) is not None:
         # It would remember all of them, however many there are.
         opened.members.clear()  # type: ignore[attr-defined] # typeshed lacks it
         _check_total(member.offset)
+        if (count := count + 1) > _MOST_MEMBERS or len(opened.pax_headers) > _MOST_GLOBAL_FIELDS:
+            raise ArchiveError(f"more than {_MOST_MEMBERS} members, or {_MOST_GLOBAL_FIELDS} fields for all of them")
         yield member
+    _read_to_end(opened)
+
+
+def _read_to_end(opened: tarfile.TarFile) -> None:
+    """See that the archive is whole: its checksum is behind the padding."""
+    padding = 0
+    while chunk := opened.fileobj.read(1 << 20):
+        _check_total(padding := padding + len(chunk))
+        if chunk.strip(b"\0"):
+            raise ArchiveError("something follows its end")
 
 
 def _check_total(size_bytes: int) -> None:

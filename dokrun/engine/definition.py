@@ -15,6 +15,8 @@ from dokrun import keys
 from dokrun.api.models import Container, ContainerRequest, CreateTaskRequest, Task
 from dokrun.shim import protocol
 
+# A text of thousands of digits is no number to Python.
+_LONGEST_NUMBER = 9
 _OF_AN_ATTEMPT = frozenset({protocol.ATTEMPT, *protocol.CHECKPOINT_VARIABLES})
 
 
@@ -41,8 +43,17 @@ def digest(task: CreateTaskRequest | Task) -> str:
 
 def attempt_of(task: Task) -> int:
     """Tell which attempt a task is, 0 where it does not say."""
-    told = task.containers[0].environment.get(protocol.ATTEMPT, "") if task.containers else ""
-    return int(told) if told.isdecimal() else 0
+    return _number(task, protocol.ATTEMPT)
+
+
+def retries_of(task: Task) -> int:
+    """Tell how many more attempts there may be after the first."""
+    return _number(task, protocol.RETRIES)
+
+
+def _number(task: Task, name: str) -> int:
+    told = task.containers[0].environment.get(name, "") if task.containers else ""
+    return int(told) if told.isdecimal() and len(told) <= _LONGEST_NUMBER else 0
 
 
 def _container(container: ContainerRequest | Container) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from dokrun import config, keys
 from dokrun.api import Client
+from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import Price
@@ -19,9 +20,11 @@ from dokrun.engine import listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal, Record
+from dokrun.engine.lines import users_own
 from dokrun.engine.listing import Listed
+from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Call, Job, prepare
-from dokrun.engine.run import Parts, Run
+from dokrun.engine.run import Run
 from dokrun.engine.stage import check_fits, upload_blobs
 from dokrun.engine.submit import Submitter
 from dokrun.engine.watch import Batch, Watcher
@@ -57,14 +60,17 @@ class Engine:
     def __init__(self, settings: Settings, *, sleep: Callable[[float], object] | None = None) -> None:
         self.settings = config.connect(settings)
         self.client = Client(
-            self.settings.access_token, self.settings.access_token_secret, base_url=self.settings.api_url
+            self.settings.access_token,
+            self.settings.access_token_secret,
+            base_url=self.settings.api_url,
+            backoff=None if sleep is None else Backoff(sleep=sleep),
         )
         self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
         self._closing = threading.Event()
         self._parts = Parts(
             client=self.client,
             bucket=self._bucket,
-            images=Images(self.settings, self.client),
+            images=Images(self.settings, self.client, sleep=sleep or self._closing.wait),
             journal=Journal(self.settings.state_dir, self.settings.account),
             watcher=Watcher(self.client),
             submitter=Submitter(self.client, self._bucket, sleep or self._closing.wait, self._closing.is_set),
@@ -138,6 +144,10 @@ class Engine:
     def find(self, text: str) -> Listed:
         """Tell the task that a handle, its beginning or a task's id means. Raises OptionError and ApiError."""
         return listing.find(self.client, text)
+
+    def logs(self, one: Listed) -> Iterator[str]:
+        """Yield what a task writes, as it grows, until it has ended. Raises ApiError."""
+        return users_own(self.client.tasks.logs(one.task.id))
 
     def cancel(self, one: Listed) -> bool:
         """End a task. Tells whether there was anything to end. Raises ApiError."""

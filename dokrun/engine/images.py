@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -52,6 +53,7 @@ class Images:
         environ: where Docker's own configuration is found.
         now: tells the seconds since 1970.
         registries: makes what asks registries.
+        sleep: waits between the times that an image is pushed.
     """
 
     def __init__(
@@ -62,10 +64,12 @@ class Images:
         environ: Mapping[str, str] = os.environ,
         now: Callable[[], float] = time.time,
         registries: Callable[..., Registry] = Registry,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._settings = settings
         self._environ = environ
         self._registries = registries
+        self._sleep = sleep
         self._access = None if client is None else Access(client, self._credentials, registries)
         self._seen = Seen(settings.state_dir, now)
         self._making = threading.Lock()
@@ -163,6 +167,7 @@ class Images:
                 auth=self._credentials(target.host),
                 progress=_tell,
                 check=check,
+                sleep=self._sleep,
             )
         except errors.ImageError:
             for base in bases.values():
@@ -241,4 +246,6 @@ def _check(name: str, python: str | None) -> None:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr)
+    # A build goes on though nobody listens any more, or a disk that the words go to is full.
+    with contextlib.suppress(OSError, ValueError):
+        print(line, file=sys.stderr)

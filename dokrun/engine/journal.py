@@ -11,6 +11,7 @@ The steps of a job that goes well are intended, bound, ended, settled.
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 import threading
 import time
@@ -24,6 +25,8 @@ import msgspec
 
 from dokrun import state
 from dokrun.errors import ConfigError
+
+_log = logging.getLogger("dokrun.engine")
 
 What = Literal["intended", "bound", "given up", "ended", "settled"]
 
@@ -107,6 +110,7 @@ class Journal:
         state.check_file(self._path)
         with self._translated():
             self._path.touch(mode=0o600)
+            self._path.chmod(0o600)
             self._database = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
@@ -127,6 +131,13 @@ class Journal:
         with self._translated(), self._transaction() as database:
             self._append(database, job_id, step)
 
+    def note(self, job_id: str, step: Step) -> None:
+        """Write down a step that has happened, or does no harm if nobody knows of it. A failure is only warned of."""
+        try:
+            self.add(job_id, step)
+        except ConfigError as error:
+            _log.warning("job %s goes on, but %s", job_id, error)
+
     def find(self, beginning: str) -> list[Entry]:
         """Tell the jobs whose id begins so; all of them if it is empty. The latest is first."""
         with self._translated(), self._lock, closing(self._database.cursor()) as cursor:
@@ -142,7 +153,7 @@ class Journal:
 
     def _steps(self, cursor: sqlite3.Cursor, job_id: str) -> list[Step]:
         found = cursor.execute("SELECT step FROM steps WHERE job = ? ORDER BY number", (job_id,))
-        return [msgspec.json.decode(step, type=Step) for (step,) in found.fetchall()]
+        return [step for (told,) in found.fetchall() if (step := _read(told)) is not None]
 
     def _append(self, database: sqlite3.Cursor, job_id: str, step: Step) -> None:
         database.execute(
@@ -172,3 +183,11 @@ class Journal:
             ) from error
         except msgspec.MsgspecError as error:
             raise ConfigError(f"the journal {self._path} is broken: {error}; move it away") from error
+
+
+def _read(told: bytes) -> Step | None:
+    """Read a step, None where a newer version has written one that this one does not know."""
+    try:
+        return msgspec.json.decode(told, type=Step)
+    except msgspec.ValidationError:
+        return None

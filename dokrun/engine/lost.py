@@ -12,8 +12,8 @@ from typing import NamedTuple
 from dokrun import errors, keys
 from dokrun.api import Client
 from dokrun.api.models import Task
-from dokrun.engine.collect import Expected
 from dokrun.engine.definition import Identity
+from dokrun.engine.reports import Expected
 from dokrun.engine.stage import Checkpoint
 from dokrun.engine.submit import CLIENT, SOMEBODY, Submitter
 from dokrun.shim import protocol
@@ -22,7 +22,10 @@ _log = logging.getLogger("dokrun.engine")
 
 LAST_LINES = 20
 _LONGEST_LINE = 500
-_CHECKPOINT = re.compile(re.escape(protocol.CHECKPOINT).replace(r"\{\}", "([0-9a-f]+)"))
+# What a function prints may look like it.
+_CHECKPOINT = re.compile(
+    re.escape(protocol.CHECKPOINT).replace(r"\{\}", "{}").format("([01])", "([0-9a-f]{64})", "([0-9]{1,15})")
+)
 # The log may be collected a little after the task's end: pauses between looks, in seconds.
 PATIENCE_S = (0.1, 0.5, 2.0)
 
@@ -37,18 +40,17 @@ class Log:
 
 
 def read_log(client: Client, expected: Expected, task: Task, sleep: Callable[[float], object]) -> Log:
-    """Read the log of a task that has ended, as far as it can be had."""
+    """Read the log of a task that has ended, as far as it can be had; a failed look says nothing about it."""
     if not any(container.start_at for container in task.containers):
         return Log()  # it never wrote anything
+    problem: errors.ApiError | None = None
     for pause_s in (0.0, *PATIENCE_S):
         sleep(pause_s)
         try:
             return _read(client.tasks.output_lines(task.id), expected)
-        except errors.NotFound:
-            continue
         except errors.ApiError as error:
-            _log.debug("the log of task %s cannot be had: %s", task.id, error)
-            break
+            problem = error
+    _log.warning("the log of task %s cannot be had: %s", task.id, problem)
     return Log()
 
 
@@ -100,10 +102,14 @@ def judge(submitter: Submitter, identity: Identity, attempt: int, task: Task, *,
     except errors.StorageError as error:
         _log.warning("cannot see whether job %s was started: %s", identity.job_id, error)
         return Verdict(without_claim)
-    if holder is None:
+    # A task may have the claim and never have heard so; then it has said that it starts nothing.
+    unheard = protocol.CLAIM_FAILED in [container.exit_code for container in task.containers]
+    if holder is None or (holder == task.id and unheard):
         return Verdict("no", again=may_pass)
     if holder == CLIENT:
-        return Verdict("no")  # given up on purpose
+        # Given up on purpose, which the container then said; else somebody who is attached has judged it before.
+        lost = protocol.CLAIM_LOST in [container.exit_code for container in task.containers]
+        return Verdict("no", again=may_pass and not lost)
     return Verdict("maybe", "" if holder in (task.id, SOMEBODY) else holder)
 
 
@@ -118,6 +124,8 @@ def failure(expected: Expected, task: Task, how: str, ran: errors.Ran) -> errors
     said = f": {task.error_message}" if task.error_message else ""
     if _no_python(task):
         said += "; its image has no Python, or no /bin/sh: name one that has, or write image=dok.Image.debian_slim()"
+    if protocol.CLAIM_LOST in exit_codes:
+        said += "; it was not let start, since the claim of this attempt is another's"
     return errors.TaskFailed(
         f"task {task.id} of {expected.name} ended as {task.status!r}{details} {how}{said}",
         ran=ran,

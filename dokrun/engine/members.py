@@ -13,6 +13,8 @@ from dokrun.future import ArtifactFile
 from dokrun.shim import protocol
 
 _MOST = 1_000_000
+# Of all names together.
+_MOST_CHARACTERS = 256 << 20
 # macOS opens no longer path.
 _LONGEST = 1024
 # Names on the way from a link to its end, those of further links included; more is a loop.
@@ -57,6 +59,7 @@ class Members:
         self._symlinks: dict[str, str] = {}
         self._folders = {""}
         self._passed_over: dict[str, None] = {}
+        self._characters = 0
 
     def add(self, member: tarfile.TarInfo) -> None:
         """Take one member; what can be no file, link or folder here is remembered as passed over."""
@@ -83,18 +86,24 @@ class Members:
         """Tell whether a name is free and lies in folders, which are then known."""
         if len(self._files) + len(self._symlinks) + len(self._folders) >= _MOST:
             return False
-        folders, folder = [], name
+        folders, folder, characters = [], name, self._characters
         while folder not in self._folders:
             if folder in self._files or folder in self._symlinks:
                 return False
             folders.append(folder)
+            characters += len(folder)
             folder = folder.rpartition("/")[0]
+        if not folders or characters > _MOST_CHARACTERS:
+            return False
+        self._characters = characters
         self._folders.update(folders[1:])
-        return bool(folders)
+        return True
 
     def _pass_over(self, name: str) -> None:
-        if len(self._passed_over) < _MOST:
-            self._passed_over[name[:_LONGEST]] = None
+        name = name[:_LONGEST]
+        if name not in self._passed_over and self._characters + len(name) <= _MOST_CHARACTERS:
+            self._characters += len(name)
+            self._passed_over[name] = None
 
     def content(self, root: str) -> Content:
         """Tell what there is below an artifact folder that begins at `root`, with every link followed to its end."""

@@ -21,11 +21,12 @@ from dokrun import config
 from dokrun.api.models import Container, Task
 from dokrun.config import Settings
 from dokrun.engine.archive import extract_own
-from dokrun.engine.collect import Expected, NoOutcome, Outcome, read_outcomes
 from dokrun.engine.images import Images
+from dokrun.engine.lines import Lines, users_own
 from dokrun.engine.lost import failure
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.registries import credentials_of
+from dokrun.engine.reports import Expected, NoOutcome, Outcome, read_outcomes
 from dokrun.image.container import run
 from dokrun.image.reference import Reference
 from dokrun.options import Options
@@ -85,7 +86,7 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     images = Images(replace(settings, uses_images=True), None)
     image = images.ready(job.options.image).reference
     payload = pack(dict(job.header), job.segments)
-    archive = folder / "artifact.tar.gz"
+    archive, lines = folder / "artifact.tar.gz", Lines()
     exit_code = run(
         image,
         entrypoint=shim.ENTRYPOINT,
@@ -94,9 +95,10 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
         given={_PAYLOAD: payload},
         left="/opt/artifact",
         archive=archive,
-        progress=lambda text: print(text, end=""),
+        progress=lambda piece: print(lines.take(piece), end=""),
         auth=credentials_of(settings, Reference.parse(image).host),
     )
+    print(lines.rest(), end="")
     extract_own(archive, folder / "artifact")
     return exit_code
 
@@ -155,9 +157,8 @@ def _run(job: Job, folder: Path) -> int:
 def _print(output: IO[str]) -> None:
     # Not handed down: a notebook's output is not this process's standard output.
     with output:
-        for line in output:
-            if not line.startswith(protocol.OURS_IN_LOG):
-                print(line, end="")
+        for line in users_own(output):
+            print(line, end="")
 
 
 def _kill_group(group: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from dokrun import state
+from dokrun.errors import ConfigError
+
 _DAY_S = 86400.0
 _MOST = 500
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
@@ -19,7 +23,8 @@ _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 class Seen:
     """Digests of bases, good for a day, and versions of Python in images that are named by their digest, good for ever.
 
-    It is a help and no more: a file that cannot be read or written is as good as none.
+    It is a help and no more: a file that cannot be read or written is as good as none, and so is one that somebody
+    else may have written.
 
     Args:
         folder: the state folder.
@@ -60,9 +65,10 @@ class Seen:
 
     def _read(self, table: str) -> dict[str, Any]:
         try:
+            state.check_file(self._path)
             with os.fdopen(os.open(self._path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb") as file:
                 found = json.load(file)[table]
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        except (ConfigError, OSError, ValueError, KeyError, TypeError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -80,4 +86,5 @@ class Seen:
                 json.dump(tables, file)
             aside.replace(self._path)
         except OSError:
-            aside.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                aside.unlink()

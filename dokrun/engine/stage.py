@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
+import logging
 import math
 import zlib
 from typing import NamedTuple
@@ -18,10 +20,12 @@ from dokrun.bucket import Bucket
 from dokrun.config import NO_BUCKET
 from dokrun.engine.images import Ready
 from dokrun.engine.prepare import Job
-from dokrun.errors import ConfigError
+from dokrun.errors import ConfigError, StorageError
 from dokrun.payload import shim
 from dokrun.shim import protocol
 from dokrun.shim.envelope import pack
+
+_log = logging.getLogger("dokrun.engine")
 
 # The service accepts no shorter limit. Ours is on top of the calls' own timeouts, which the supervisor keeps; it ends
 # a container that cannot be reached any more, so it leaves time for starting and for downloads.
@@ -40,8 +44,13 @@ def check_fits(job: Job) -> None:
     """Refuse what cannot travel without a bucket.
 
     Raises:
-        ConfigError: the job's payload is larger than what rides in a command.
+        ConfigError: the job's payload is larger than what rides in a command, or holds secrets.
     """
+    if job.header["secrets"]:
+        raise ConfigError(
+            f"{job.name} has secrets, and without a bucket they would stand in the task's definition, which everybody "
+            f"in the project can read; {NO_BUCKET}"
+        )
     size = sum(segment.size for segment in job.segments)
     if size > _TRIED_BYTES or _folded(pack(dict(job.header), job.segments)) is None:
         raise ConfigError(
@@ -97,6 +106,8 @@ def stage(
         protocol.JOB_ID: job.id,
         protocol.ATTEMPT: str(attempt),
     }
+    if job.options.retries is not None and job.options.retries.times:
+        environment[protocol.RETRIES] = str(job.options.retries.times)
     if checkpoint is not None:
         environment |= {
             protocol.CHECKPOINT_SHA256: checkpoint.sha256,
@@ -168,3 +179,24 @@ def _folded(payload: bytes) -> str | None:
         return None
     packed = zlib.compress(payload)
     return base64.b64encode(packed).decode() if len(packed) <= COMMAND_BYTES else None
+
+
+def unstage(job: Job, bucket: Bucket, attempts: int, *, checkpoints: bool) -> None:
+    """Remove what only the containers of a job needed; what cannot be removed stays, and is told in the log.
+
+    Args:
+        job: the job.
+        bucket: where it was staged.
+        attempts: how many attempts it had.
+        checkpoints: whether nobody needs what it has saved either.
+    """
+    numbers = range(1, attempts + 1)
+    unused = [keys.payload(job.id), *(keys.addresses(job.id, attempt) for attempt in numbers)]
+    if checkpoints and job.options.retries is not None:
+        slots = itertools.product(numbers, range(CHECKPOINT_SLOTS))
+        unused += [keys.checkpoint(job.id, attempt, slot) for attempt, slot in slots]
+    for key in unused:
+        try:
+            bucket.delete(key)
+        except StorageError as error:
+            _log.warning("an object of %s stays in the bucket: %s", job.name, error)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from dokrun import errors, keys
@@ -26,7 +26,16 @@ _log = logging.getLogger("dokrun.engine")
 PAUSES_S = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)
 POSTS = 3
 # After these answers there is no task; after every other failure of the request, nobody knows.
-_NOT_CREATED = (errors.NotSent, errors.BadRequest, errors.Unauthorized, errors.Forbidden, errors.NotFound)
+_NOT_CREATED = (
+    errors.ConfigError,
+    errors.NotSent,
+    errors.BadRequest,
+    errors.Unauthorized,
+    errors.Forbidden,
+    errors.NotFound,
+)
+# Before a further task's cancelling is tried again.
+_CANCEL_PAUSES_S = (0.0, 0.5, 2.0, 5.0)
 # Who may have a claim, beside tasks.
 CLIENT = "client"
 SOMEBODY = ""
@@ -56,62 +65,90 @@ class Submitter:
     sleep: Callable[[float], object]
     closing: Callable[[], bool]
 
-    def submit(self, identity: Identity, attempt: int, request: CreateTaskRequest) -> Task:
+    def submit(
+        self,
+        identity: Identity,
+        attempt: int,
+        request: CreateTaskRequest,
+        *,
+        former: Collection[str] = (),
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Task:
         """Create the task of an attempt, or find the one that was created.
+
+        Args:
+            identity: which job.
+            attempt: which of its attempts.
+            request: what is sent.
+            former: the ids of tasks of the same attempt that have ended without starting it.
+            wanted: tells whether it is still worth another request.
 
         Raises:
             ConfigError: this machine's clock is too far off.
             ApiError: the service refused it, or cannot have received it.
             GivenUp: no task showed, and none will start.
-            Unknown: no task showed, and there is no bucket to keep one from starting.
+            Unknown: no task showed, and nothing keeps one from starting.
         """
         self.client.check_clock()
-        for _ in range(POSTS):
+        for number in range(POSTS):
             try:
                 task = self.client.tasks.create(request)
-            except _NOT_CREATED:
-                raise
+            except _NOT_CREATED as error:
+                if number == 0:
+                    raise
+                # This one made no task; those before it still may.
+                _log.warning("%s cannot be submitted again: %s", request.name, error)
+                break
             except errors.ApiError as error:
                 _log.warning("nobody knows whether %s was submitted; looking for it: %s", request.name, error)
             else:
                 if identity.owns(task) and attempt_of(task) == attempt:
                     return task
                 _log.warning("the service's answer is not about %s; looking for its task", request.name)
-            found = self.find(identity, attempt)
+            found = self.find(identity, attempt, former)
             if found is not None:
                 return found
-            if self.closing():
+            if self.closing() or not wanted():
                 break
         return self.give_up(identity, attempt)
 
-    def find(self, identity: Identity, attempt: int) -> Task | None:
-        """Look for the task of an attempt until it shows, or has had time enough to."""
+    def find(self, identity: Identity, attempt: int | None, former: Collection[str] = ()) -> Task | None:
+        """Look for the task of an attempt until it shows, or has had time enough to.
+
+        Without an attempt, for one of the last that there is; `former` ones are passed over.
+        """
         for pause_s in PAUSES_S:
             self.sleep(pause_s)
             try:
-                found = self.tasks_of(identity, attempt)
+                found = [task for task in self.tasks_of(identity) if task.id not in former]
             except errors.ApiError as error:
                 _log.debug("could not look for job %s: %s", identity.job_id, error)
                 continue
-            if found:
-                return self.choose(identity, attempt, found)
+            wanted = max(map(attempt_of, found), default=0) if attempt is None else attempt
+            tasks = [task for task in found if attempt_of(task) == wanted]
+            if tasks:
+                return self.choose(identity, wanted, tasks)
         return None
 
-    def tasks_of(self, identity: Identity, attempt: int) -> list[Task]:
-        """Tell the tasks of an attempt that the service shows."""
+    def tasks_of(self, identity: Identity) -> list[Task]:
+        """Tell the tasks of a job that the service shows."""
         tagged = list(self.client.tasks.iterate(tag=keys.job_tag(identity.job_id)))
         foreign = [task.id for task in tagged if not identity.owns(task)]
         if foreign:
             _log.warning("tasks bear the tag of job %s and are not its own: %s", identity.job_id, ", ".join(foreign))
-        return [task for task in tagged if identity.owns(task) and attempt_of(task) == attempt]
+        return [task for task in tagged if identity.owns(task)]
 
     def choose(self, identity: Identity, attempt: int, tasks: Sequence[Task]) -> Task:
-        """Of several tasks of one attempt, keep the one that has the claim, else the oldest; cancel the others."""
+        """Of several tasks of one attempt, keep the one that has the claim, else the oldest; cancel the others.
+
+        Where nobody has the claim, a task that has ended did not start, and the oldest of the others is kept.
+        """
         if len(tasks) == 1:
             return tasks[0]
         holder = self._holder_if_told(identity, attempt)
+        living = [task for task in tasks if not task.ended] if holder is None else []
         kept = next((task for task in tasks if task.id == holder), None) or min(
-            tasks, key=lambda task: (task.created_at is None, task.created_at, task.id)
+            living or tasks, key=lambda task: (task.created_at is None, task.created_at, task.id)
         )
         for task in tasks:
             if task.id != kept.id and not task.ended:
@@ -158,27 +195,40 @@ class Submitter:
         if holder in (None, CLIENT):
             raise GivenUp
         try:
-            return self.client.tasks.get(holder or "")
+            task = self.client.tasks.get(holder or "")
         except errors.ApiError as error:
             raise Unknown(f"task {holder} has started it, and cannot be seen: {error}") from error
+        if not identity.owns(task):
+            raise Unknown(f"task {holder} has its claim, and is not one of the job's own")
+        return task
 
     def _holder_if_told(self, identity: Identity, attempt: int) -> str | None:
+        """Tell who has the claim, None where nobody has, `SOMEBODY` where that cannot be seen."""
+        if self.bucket is None:
+            return SOMEBODY
         try:
             return self.holder(identity, attempt)
         except errors.StorageError as error:
             _log.warning("cannot see who has started job %s: %s", identity.job_id, error)
-            return None
+            return SOMEBODY
 
     def _cancel(self, task_id: str) -> None:
-        try:
-            self.client.tasks.cancel(task_id)
-        except errors.ApiError as error:
-            _log.warning("could not cancel task %s: %s", task_id, error)
+        """End a task, again where that may help: without a bucket nothing else keeps it from starting."""
+        for pause_s in _CANCEL_PAUSES_S:
+            self.sleep(pause_s)
+            try:
+                self.client.tasks.cancel(task_id)
+            except (errors.Forbidden, errors.NotFound):
+                return  # it has ended
+            except errors.ApiError as error:
+                _log.warning("could not cancel task %s: %s", task_id, error)
+            else:
+                return
 
 
 def _holder_of(claim: bytes) -> str:
     try:
         task = json.loads(claim)["task"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return SOMEBODY
     return CLIENT if task is None else task if isinstance(task, str) and task else SOMEBODY

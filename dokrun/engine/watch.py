@@ -39,12 +39,16 @@ class Watched:
 
 @dataclass(eq=False)
 class Batch:
-    """Jobs that are asked for together, by a tag that their tasks share. `watched` has the jobs by their own tags."""
+    """Jobs that are asked for together, by a tag that their tasks share.
+
+    `watched` has the jobs by their own tags; `refusals` are the 401 in a row.
+    """
 
     tag: str = field(default_factory=lambda: keys.batch_tag(keys.new_id()))
     given: int = 0
     watched: dict[str, Watched] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
+    refusals: int = 0
 
 
 class Watcher:
@@ -60,7 +64,6 @@ class Watcher:
         self._new = False
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._refusals = 0
         # A failed look is told once, until one succeeds.
         self._level = logging.WARNING
 
@@ -111,8 +114,8 @@ class Watcher:
         try:
             self._ask(batch, watched)
         except Unauthorized as error:
-            self._refusals += 1
-            if self._refusals >= REFUSALS:
+            batch.refusals += 1
+            if batch.refusals >= REFUSALS:
                 for tag, one in watched.items():
                     self._forget(batch, tag, one)
                     one.fail(error)
@@ -120,7 +123,7 @@ class Watcher:
             _log.log(self._level, "cannot see how the tasks are, and will ask again: %s", error)
             self._level = logging.DEBUG
         else:
-            self._refusals, self._level = 0, logging.WARNING
+            batch.refusals, self._level = 0, logging.WARNING
 
     def _ask(self, batch: Batch, watched: dict[str, Watched]) -> None:
         found: dict[str, list[Task]] = {tag: [] for tag in watched}

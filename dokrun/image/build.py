@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import re
 import tempfile
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from functools import partial
+from typing import IO, Any, TypeAlias, TypeVar
 
 from dokrun.errors import BuildFailed, ImageError, RegistryError
-from dokrun.image.context import DOCKERFILE, PLATFORM, write_context
+from dokrun.image.context import DOCKERFILE, FULL, PLATFORM, write_context
 from dokrun.image.credentials import Credentials
+from dokrun.image.reference import DIGEST
 from dokrun.image.spec import Image
 from dokrun.secret import HIDDEN, Secret
 
 Progress: TypeAlias = Callable[[str], None]
+T = TypeVar("T")
 
 LOG_LINES = 40
-# An engine may say nothing for minutes while a registry takes a large layer.
-_SILENCE_S = 900
+# Between the times that the engine is told to pull or push: what is there already is not sent again.
+_PAUSES_S = (1.0, 4.0)
 
 _STEP = re.compile(r"Step \d+/\d+ : (.*)")
 # The engine shows these lines with their values.
@@ -30,9 +36,21 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LINE = re.compile(r"\bline (\d+)")
 _QUERY = re.compile(r"(\bhttps?://[^\s\"'?]*)\?[^\s\"']*")
 _USER = re.compile(r"(\b[a-z+]+://)[^\s/@\"']*@")
+_BROKE_OFF = "the Docker engine's answer broke off"
+# What a registry says for good, through the engine.
+_FOR_GOOD = re.compile(r"unauthori[sz]ed|denied|forbidden|authentication|credentials|not found|unknown", re.IGNORECASE)
 _TO_BUILD = 'this image must be built first; one that is in a registry already needs no building: image="name:tag"'
 # A shorter value of a build argument is a version or a flag, and blanking it would only blur the log.
 _SHORTEST_SECRET = 8
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long the engine may say nothing, and how long all of a build and its push may take, in seconds."""
+
+    # It may say nothing for minutes while a registry takes a large layer.
+    silence_s: float = 900.0
+    longest_s: float = 4 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -51,6 +69,8 @@ def build_and_push(
     auth: Credentials | None = None,
     progress: Progress = lambda _line: None,
     check: Callable[[], None] = lambda: None,
+    limits: Limits = Limits(),
+    sleep: Callable[[float], object] = time.sleep,
 ) -> str:
     """Build an image for linux/amd64 and push it to its registry.
 
@@ -61,6 +81,8 @@ def build_and_push(
         auth: for the push; without it, what Docker's own configuration has for that host.
         progress: is given each line that the engine writes.
         check: is called when the image is built; what it raises keeps the image from being pushed.
+        limits: after which the engine's work counts as failed.
+        sleep: waits between the times that a base is pulled, or the image is pushed.
 
     Returns:
         The pushed manifest's digest, `sha256:…`.
@@ -73,22 +95,44 @@ def build_and_push(
     arguments = image.recipe.build_args if image.recipe else ()
     secrets = [Secret(value) for _, value in arguments if len(value) >= _SHORTEST_SECRET]
     secrets += [given.password for given in (auth, *(base.auth for base in bases.values())) if given and given.password]
-    transcript = Transcript(progress, secrets)
-    with engine(_TO_BUILD) as client:
+    transcript = Transcript(progress, secrets, time.monotonic() + limits.longest_s)
+    with engine(_TO_BUILD, limits.silence_s) as client:
         for base in bases.values():
             if base.auth is not None:
-                pull(client, base.pinned, base.auth, transcript)
-        _build(client, image, {name: base.pinned for name, base in bases.items()}, tag, transcript)
+                _again(partial(pull, client, base.pinned, base.auth, transcript), transcript, sleep)
+        pins = {name: base.pinned for name, base in bases.items()}
+        _again(partial(_build, client, image, pins, tag, transcript), transcript, sleep)
         check()
-        return _push(client, tag, auth, transcript)
+        return _again(partial(_push, client, tag, auth, transcript), transcript, sleep)
+
+
+def _again(step: Callable[[], T], transcript: Transcript, sleep: Callable[[float], object]) -> T:
+    """Pull, build or push, again where that may help: what has a digest is the same each time."""
+    for pause_s in _PAUSES_S:
+        try:
+            return step()
+        except (BuildFailed, RegistryError) as error:
+            if _is_final(error) or time.monotonic() > transcript.ends_at:
+                raise
+            transcript.progress(f"{str(error).splitlines()[0]}; trying again")
+        sleep(pause_s)
+    return step()
+
+
+def _is_final(error: ImageError) -> bool:
+    """Tell what stays as it is: that a step fails, and what a registry says for good."""
+    text = str(error)
+    return _BROKE_OFF not in text if isinstance(error, BuildFailed) else _FOR_GOOD.search(text) is not None
 
 
 @dataclass
 class Transcript:
-    """What the engine writes: whole lines, without secrets, and the step that they belong to."""
+    """What the engine writes: whole lines, without secrets, and the step that they belong to; and when it must end."""
 
     progress: Progress
     secrets: list[Secret]
+    # On the clock that only goes forwards.
+    ends_at: float = math.inf
     step: str = ""
     lines: deque[str] = field(default_factory=lambda: deque(maxlen=LOG_LINES))
     _rest: str = ""
@@ -124,11 +168,12 @@ class Transcript:
 
 
 @contextmanager
-def engine(what_for: str) -> Iterator[Any]:
+def engine(what_for: str, silence_s: float = Limits.silence_s) -> Iterator[Any]:
     """Open the local Docker engine, as its SDK's low-level client.
 
     Args:
         what_for: why there must be one, and what does without; it ends the error's sentence.
+        silence_s: how long it may say nothing, in seconds.
 
     Raises:
         ImageError: none answers.
@@ -136,7 +181,7 @@ def engine(what_for: str) -> Iterator[Any]:
     import docker  # type: ignore[import-untyped]
 
     try:
-        client = docker.from_env(timeout=_SILENCE_S)
+        client = docker.from_env(timeout=silence_s)
     except (docker.errors.DockerException, OSError, ValueError):
         # The error's own text may hold an address with a user in it.
         raise ImageError(
@@ -157,6 +202,9 @@ def _messages(
         for message in begin():
             yield message
             problem = str(message.get("error", problem))
+            if time.monotonic() > transcript.ends_at:
+                problem = "it takes too long"
+                break
     except failures() as error:
         problem = told(error)
     transcript.end()
@@ -178,9 +226,9 @@ def told(error: Exception) -> str:
 
     if isinstance(error, docker.errors.APIError):
         return str(error.explanation or f"status {error.status_code}")
-    if isinstance(error, (docker.errors.DockerException, docker.errors.StreamParseError)):
+    if isinstance(error, docker.errors.DockerException):
         return str(error)
-    return f"the Docker engine's answer broke off ({type(error).__name__})"
+    return f"{_BROKE_OFF} ({type(error).__name__})"
 
 
 def pull(client: Any, base: str, auth: Credentials | None, transcript: Transcript) -> None:
@@ -197,7 +245,7 @@ def pull(client: Any, base: str, auth: Credentials | None, transcript: Transcrip
 
 
 def _build(client: Any, image: Image, pins: Mapping[str, str], tag: str, transcript: Transcript) -> None:
-    with tempfile.TemporaryFile() as context:
+    with _temporary_file() as context:
         write_context(image, pins, context)
         context.seek(0)
 
@@ -209,6 +257,8 @@ def _build(client: Any, image: Image, pins: Mapping[str, str], tag: str, transcr
                 tag=tag,
                 platform=PLATFORM,
                 buildargs=dict(image.recipe.build_args) if image.recipe else {},
+                # The SDK's default for a build alone is none at all.
+                timeout=max(0.0, transcript.ends_at - time.monotonic()),
                 rm=True,
                 forcerm=True,
                 decode=True,
@@ -222,6 +272,21 @@ def _build(client: Any, image: Image, pins: Mapping[str, str], tag: str, transcr
 
         for message in _messages(begin, transcript, failed):
             transcript.write(message)
+
+
+@contextmanager
+def _temporary_file() -> Iterator[IO[bytes]]:
+    try:
+        with tempfile.TemporaryFile() as file:
+            yield file
+    except OSError as error:
+        # Python's own word for no folder with room is that there is none.
+        if error.errno not in (*FULL, errno.ENOENT):
+            raise
+        raise ImageError(
+            f"the image was not built, since this machine cannot write what it is built from: {error.strerror}; make "
+            "room where temporary files lie, or set TMPDIR to a folder that has some, and call again"
+        ) from None
 
 
 def _named_line(problem: str, image: Image) -> str:
@@ -241,7 +306,7 @@ def _push(client: Any, tag: str, auth: Credentials | None, transcript: Transcrip
     for message in _messages(begin, transcript, _refused(f"push {tag}", repository)):
         transcript.write(message)
         digest = (message.get("aux") or {}).get("Digest", digest)
-    if not digest:
+    if not DIGEST.fullmatch(str(digest)):
         raise _refused(f"push {tag}", repository)("the engine did not tell the digest of what it pushed")
     return str(digest)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from typing import TypeVar, cast
@@ -36,7 +36,6 @@ _PASSING = frozenset({408, 429, 500, 502, 503, 504})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _MOST_REDIRECTS = 5
 _LARGEST_BYTES = 8 << 20
-_READ_TIMEOUT_S = 15.0
 _FIRST_PAUSE_S = 0.25
 
 _PARAMETER = re.compile(r'(\w+)=(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
@@ -66,6 +65,7 @@ class Connection:
         transport: what sends the requests, in place of the network.
         attempts: how often a request is sent before its failure counts.
         limit_s: the longest that one question may take, in seconds, with all its requests.
+        request_s: the longest that one request may take.
         sleep: waits between attempts.
         clock: tells the seconds that have passed.
     """
@@ -77,12 +77,14 @@ class Connection:
         *,
         attempts: int = 4,
         limit_s: float = 60.0,
+        request_s: float = 15.0,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._credentials = credentials
         self._attempts = attempts
         self._limit_s = limit_s
+        self._request_s = min(request_s, limit_s)
         self._sleep = sleep
         self._clock = clock
         self._deadline = 0.0
@@ -95,7 +97,7 @@ class Connection:
         self._http = httpx.Client(
             transport=transport,
             mounts=None if transport else straight,
-            timeout=min(_READ_TIMEOUT_S, limit_s),
+            timeout=self._request_s,
             headers={"User-Agent": "dokrun", "Accept-Encoding": "identity"},
         )
 
@@ -107,14 +109,35 @@ class Connection:
         """Give the next question its time."""
         self._deadline = self._clock() + self._limit_s
 
-    def ask(self, method: str, reference: Reference, path: str) -> Answer:
-        """Send a request; the answer's status is 200, or 404 where there is no such thing.
+    def ask(self, method: str, reference: Reference, path: str, read: Callable[[Answer], T]) -> T | None:
+        """Send a request, again where its answer makes no sense; None where there is no such thing.
+
+        Args:
+            method: GET or HEAD.
+            reference: the image that this is about.
+            path: what is asked for, below the image's repository.
+            read: makes of an answer whose status is 200 what is wanted; raises RegistryError where it cannot.
 
         Raises:
             RegistryError: the registry refused, or gave no answer that can be used.
         """
-        key = (reference.host, reference.repository)
         url = httpx.URL(f"{reference.base_url}/{path}")
+        problem = broken(reference, "none came in time")
+        for _ in self._tries():
+            answer = self._authorized(method, url, reference)
+            if answer.status == httpx.codes.NOT_FOUND:
+                return None
+            if answer.status != httpx.codes.OK:
+                raise _refused(reference, answer.status)
+            try:
+                return read(answer)
+            except RegistryError as error:
+                problem = error
+        raise problem
+
+    def _authorized(self, method: str, url: httpx.URL, reference: Reference) -> Answer:
+        """Send a request, with what the registry wants to be asked with."""
+        key = (reference.host, reference.repository)
         answer = self._send(method, url, reference, self._authorizations.get(key))
         if answer.status == httpx.codes.UNAUTHORIZED:
             # Of a token that was good before as well: it lives for minutes.
@@ -122,9 +145,7 @@ class Connection:
             if authorization is not None:
                 self._authorizations[key] = authorization
                 answer = self._send(method, url, reference, authorization)
-        if answer.status in (httpx.codes.OK, httpx.codes.NOT_FOUND):
-            return answer
-        raise _refused(reference, answer.status)
+        return answer
 
     def _authorize(self, reference: Reference, challenge: str) -> str | None:
         """Make the header that answers a registry's challenge; None where nothing would."""
@@ -167,20 +188,25 @@ class Connection:
             url = led
         raise broken(reference, f"it redirects more than {_MOST_REDIRECTS} times")
 
+    def _tries(self) -> Iterator[int]:
+        """Count attempts, with growing pauses between them, for as long as the question has time."""
+        yield 1
+        for attempt in range(2, self._attempts + 1):
+            pause_s = _FIRST_PAUSE_S * 2.0 ** (attempt - 2)
+            if self._clock() + pause_s > self._deadline:
+                return
+            self._sleep(pause_s)
+            yield attempt
+
     def _repeated(self, method: str, url: httpx.URL, headers: dict[str, str], reference: Reference) -> Answer:
         problem = ""
-        for attempt in range(self._attempts):
-            if attempt:
-                pause_s = _FIRST_PAUSE_S * 2.0 ** (attempt - 1)
-                if self._clock() + pause_s > self._deadline:
-                    break
-                self._sleep(pause_s)
+        for attempt in self._tries():
             try:
                 answer = self._once(method, url, headers, reference)
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
             else:
-                if answer.status not in _PASSING or attempt == self._attempts - 1:
+                if answer.status not in _PASSING or attempt == self._attempts:
                     return answer
                 problem = f"HTTP status {answer.status}"
         # Outside the handler: httpx's error carries the request, with its query and its credentials.
@@ -188,13 +214,15 @@ class Connection:
 
     def _once(self, method: str, url: httpx.URL, headers: dict[str, str], reference: Reference) -> Answer:
         body = bytearray()
+        # A byte now and then would beat a limit for each read.
+        deadline = min(self._deadline, self._clock() + self._request_s)
         with closing(self._http.send(self._http.build_request(method, url, headers=headers), stream=True)) as response:
             for chunk in cast("httpx.SyncByteStream", response.stream):
                 body += chunk
                 if len(body) > _LARGEST_BYTES:
                     raise broken(reference, f"more than {_LARGEST_BYTES >> 20} MiB came")
-                if self._clock() > self._deadline:
-                    raise broken(reference, f"it took more than {self._limit_s:g} s")
+                if self._clock() > deadline:
+                    raise httpx.ReadTimeout("its answer does not end")
         return Answer(response.status_code, response.headers, bytes(body))
 
 

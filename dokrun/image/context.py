@@ -5,6 +5,7 @@ Neither depends on anything but names, modes, links and contents: no times, no o
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -26,6 +27,8 @@ PLATFORM = "linux/amd64"
 # In the archive's root, under a name that no folder has a file of.
 DOCKERFILE = ".dokrun.Dockerfile"
 
+# What says that a disk can take no more.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _IGNORE = ".dockerignore"
 # Python's zip files, and so its wheels, know no time before 1980.
 _TIME = 315_619_200
@@ -128,6 +131,8 @@ def _reading() -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno in FULL:
+            raise
         what = error.filename or "a file that the image copies"
         raise ImageError(
             f"{what} cannot be read: {error.strerror or error}; the image was not built. Take it away, or name it in "

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from http import HTTPStatus
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import msgspec
 
 from dokrun.errors import ImageError
-from dokrun.image.connection import Connection, broken, decode
+from dokrun.image.connection import Answer, Connection, broken, decode
 from dokrun.image.reference import DIGEST, Reference
 
 # DOK's machines have no other.
 _PLATFORM = ("linux", "amd64")
+
+T = TypeVar("T")
 
 
 class _Platform(msgspec.Struct):
@@ -38,6 +41,14 @@ class _Configuration(msgspec.Struct):
     config: _Environment | None = None
 
 
+@dataclass(frozen=True)
+class _Found(Generic[T]):
+    """What came, and the digest of its bytes."""
+
+    digest: str
+    content: T
+
+
 class Registry(Connection):
     """Asks registries about images."""
 
@@ -48,16 +59,18 @@ class Registry(Connection):
             RegistryError: the registry refused, or gave no answer.
         """
         self.begin()
-        answer = self.ask("HEAD", reference, _manifest_path(reference))
-        if answer.status == HTTPStatus.NOT_FOUND:
-            return None
-        told = answer.headers.get("Docker-Content-Digest", "")
-        if DIGEST.fullmatch(told):
-            if reference.digest not in (None, told):
+
+        def told(answer: Answer) -> str:
+            digest = answer.headers.get("Docker-Content-Digest", "")
+            if DIGEST.fullmatch(digest) and reference.digest not in (None, digest):
                 raise broken(reference, "it names another digest than the one asked for")
-            return told
-        manifest = self._get(reference, _manifest_path(reference), reference.digest)
-        return None if manifest is None else _sha256(manifest)
+            return digest
+
+        digest = self.ask("HEAD", reference, _manifest_path(reference), told)
+        if digest is None or DIGEST.fullmatch(digest):
+            return digest
+        found = self._get(reference, _manifest_path(reference), reference.digest, _Manifest)
+        return None if found is None else found.digest
 
     def python_version(self, reference: Reference) -> str | None:
         """Tell the version of Python, such as 3.11.9, that the image's configuration names; "" where it names none.
@@ -69,29 +82,34 @@ class Registry(Connection):
             ImageError: there is no variant of the image for DOK's machines.
         """
         self.begin()
-        content = self._get(reference, _manifest_path(reference), reference.digest)
-        if content is None:
+        found = self._get(reference, _manifest_path(reference), reference.digest, _Manifest)
+        if found is None:
             return None
-        manifest = decode(content, _Manifest, reference)
-        if manifest.manifests is not None:
-            digest = _variant(manifest.manifests, reference)
-            content = self._get(reference, f"manifests/{digest}", digest)
-            manifest = decode(content or b"", _Manifest, reference)
-        if manifest.config is None or not DIGEST.fullmatch(manifest.config.digest):
+        manifest: _Manifest | None = found.content
+        if found.content.manifests is not None:
+            manifest = self._content(reference, "manifests", _variant(found.content.manifests, reference), _Manifest)
+        if manifest is None or manifest.config is None or not DIGEST.fullmatch(manifest.config.digest):
             raise broken(reference, "its manifest names no configuration")
-        blob = self._get(reference, f"blobs/{manifest.config.digest}", manifest.config.digest)
-        environment = decode(blob or b"", _Configuration, reference).config or _Environment()
-        variables = dict(variable.partition("=")[::2] for variable in environment.variables or [])
-        return variables.get("PYTHON_VERSION", "")
+        configuration = self._content(reference, "blobs", manifest.config.digest, _Configuration)
+        if configuration is None:
+            raise broken(reference, "it does not have the configuration that its manifest names")
+        variables = (configuration.config or _Environment()).variables or []
+        return dict(variable.partition("=")[::2] for variable in variables).get("PYTHON_VERSION", "")
 
-    def _get(self, reference: Reference, path: str, digest: str | None) -> bytes | None:
-        """Fetch a manifest or a blob, and compare it with its digest."""
-        answer = self.ask("GET", reference, path)
-        if answer.status == HTTPStatus.NOT_FOUND:
-            return None
-        if digest is not None and _sha256(answer.body) != digest:
-            raise broken(reference, "what came does not match its digest")
-        return answer.body
+    def _content(self, reference: Reference, kind: str, digest: str, type_: type[T]) -> T | None:
+        found = self._get(reference, f"{kind}/{digest}", digest, type_)
+        return None if found is None else found.content
+
+    def _get(self, reference: Reference, path: str, digest: str | None, type_: type[T]) -> _Found[T] | None:
+        """Fetch a manifest or a blob, compare it with its digest and read it."""
+
+        def read(answer: Answer) -> _Found[T]:
+            found = f"sha256:{hashlib.sha256(answer.body).hexdigest()}"
+            if digest not in (None, found):
+                raise broken(reference, "what came does not match its digest")
+            return _Found(found, decode(answer.body, type_, reference))
+
+        return self.ask("GET", reference, path, read)
 
 
 def _manifest_path(reference: Reference) -> str:
@@ -106,7 +124,3 @@ def _variant(manifests: list[_Descriptor], reference: Reference) -> str:
     raise ImageError(
         f"{reference} has no variant for {'/'.join(_PLATFORM)}, which DOK's machines are; name another image"
     )
-
-
-def _sha256(content: bytes) -> str:
-    return f"sha256:{hashlib.sha256(content).hexdigest()}"

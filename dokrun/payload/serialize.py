@@ -116,8 +116,10 @@ def _problem(value: Any) -> str | None:
 
 
 def _message(error: Exception) -> str:
-    text = str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
+    if isinstance(error, MemoryError):
+        return "there is not enough memory to pickle it"
+    text = str(error)
+    return text[:1].lower() + text[1:] if text else type(error).__name__
 
 
 def _parts(value: Any) -> Iterator[tuple[str, Any]]:

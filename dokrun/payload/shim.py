@@ -58,33 +58,49 @@ ENTRYPOINT = (
 # Where an image may have the same bytes, so that they need not be brought.
 BAKED_PATH = "/opt/dokrun/shim.pyz"
 
+# How long one try to fetch the shim, some 50 KiB, may take.
+PATIENCE_S = 60.0
+
 # The arguments are `protocol`'s. The shim's digest stands in the task definition, which only the client writes; its
 # bytes are run only if they match it, wherever they came from.
-_BOOTSTRAP = f"""\
+_BOOTSTRAP = """\
 import sys
 sys.path[:]=[p for p in sys.path if p]
-import base64,hashlib,json,os,tempfile
+import base64,hashlib,json,os,tempfile,time
 sha256,carried=sys.argv[1:3]
-def fetched():
- import time
+def once():
  from urllib.request import urlopen
+ until=time.monotonic()+%(patience)g
+ data=b""
+ with urlopen(json.loads(sys.argv[4])["shim"],timeout=%(patience)g)as answer:
+  told=answer.length
+  most=min(told or 1<<22,1<<22)
+  while len(data)<most:
+   part=answer.read1(most-len(data))
+   if not part and told or time.monotonic()>until:
+    raise OSError("it was cut, or came too slowly")
+   if not part:
+    break
+   data+=part
+ return data
+def fetched():
  for pause in(1,2,4,8,0):
   try:
-   return urlopen(json.loads(sys.argv[4])["shim"],timeout=60).read(1<<22)
-  except OSError as error:
+   return once()
+  except Exception as error:
    code=getattr(error,"code",500)
    if not pause or(code<500 and code not in(408,429)):
-    sys.exit("dokrun: the shim could not be fetched: %s"%getattr(error,"reason",error))
+    sys.exit("dokrun: the shim could not be fetched: "+str(getattr(error,"reason",error)))
    time.sleep(pause)
 def baked():
  try:
-  with open("{BAKED_PATH}","rb")as file:
+  with open("%(baked)s","rb")as file:
    return file.read(1<<22)
  except OSError:
   return b""
 data=baked()
 if hashlib.sha256(data).hexdigest()!=sha256:
- data=fetched()if carried=="{protocol.FETCHED}"else base64.b64decode(carried)
+ data=fetched()if carried=="%(elsewhere)s"else base64.b64decode(carried)
 if hashlib.sha256(data).hexdigest()!=sha256:
  sys.exit("dokrun: the shim does not match its digest; nothing was run")
 with tempfile.TemporaryDirectory(prefix="dokrun-")as folder:
@@ -129,14 +145,16 @@ def _python_files(folder: Path, package: str) -> dict[str, bytes]:
     return {f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
 
 
-def command(payload: str | None, addresses: Mapping[str, object]) -> list[str]:
+def command(payload: str | None, addresses: Mapping[str, object], *, patience_s: float = PATIENCE_S) -> list[str]:
     """Tell the command that, behind `ENTRYPOINT`, runs the shim in any image that has Python.
 
     Args:
         payload: the payload in base 64, if it rides in the command.
         addresses: where the rest is to be had; the command carries the shim itself where they do not name it.
+        patience_s: how long one try to fetch the shim may take, in seconds.
     """
     ready = build()
     carried = protocol.FETCHED if "shim" in addresses else base64.b64encode(ready.data).decode()
     table = json.dumps(addresses, separators=(",", ":"))
-    return [_BOOTSTRAP, ready.sha256, carried, payload or protocol.FETCHED, table]
+    script = _BOOTSTRAP % {"baked": BAKED_PATH, "elsewhere": protocol.FETCHED, "patience": patience_s}
+    return [script, ready.sha256, carried, payload or protocol.FETCHED, table]

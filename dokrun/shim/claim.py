@@ -92,6 +92,6 @@ def _shown(holder: bytes) -> str:
     try:
         told: Dict[str, Any] = json.loads(holder)
         task: Optional[str] = told.get("task")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return "nobody can say whose it is"
     return f"task {task} has it" if task else "the client has given this attempt up"

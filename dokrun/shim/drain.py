@@ -64,6 +64,11 @@ class Drain:
             for _, call in left:
                 self._report(call, 0.0, failure(protocol.STOPPED, "no", "the container was stopped"))
 
+    @property
+    def good(self) -> bool:
+        """Whether every call has brought a value."""
+        return all(lane.good for lane in self._lanes) and all(entry["failure"] is None for entry in self._entries)
+
     def _wait(self) -> None:
         # Not the threads' `join`: one that a signal handler's exception has left takes a live thread for an ended one
         # (https://github.com/python/cpython/issues/90882).
@@ -93,6 +98,8 @@ class Lane:
         self._used = False
         self._stopping = threading.Event()
         self.ended = threading.Event()
+        # Whether each call has brought a value, as far as was heard.
+        self.good = True
         # Whether the function of the call under way was started, as far as was heard.
         self._ran = "no"
         self._kills = memory.kills()
@@ -146,6 +153,7 @@ class Lane:
                 return self._run_one(number, call)  # what a call before this one has left running may have killed it
             return self._death(answer)
         self._used = True
+        self.good &= answer.get("value", False)
         if "failure" in answer:
             return {"report": None, "failure": answer["failure"]}
         return {"report": self._vouch(answer["report"]), "failure": None}

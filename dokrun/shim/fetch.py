@@ -3,13 +3,14 @@
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import errno
 import hashlib
 import http.client
 import os
 import time
 import urllib.error
 import urllib.request
-from typing import Callable, TypeVar
+from typing import Callable, Iterator, TypeVar
 
 T = TypeVar("T")
 
@@ -19,6 +20,8 @@ READ_TIMEOUT_S = 60.0
 CHUNK = 1 << 20
 LARGEST_TABLE = 64 << 20
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
+# A disk that is full stays so.
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # The service's line is rated 200 Mbps, best effort; a transfer slower than a fiftieth of that is tried again.
 SLOWEST_BYTES_PER_S = 500_000
 
@@ -35,7 +38,7 @@ def fetch(url: str, path: str, sha256: str, size: int, timeout_s: float = READ_T
     """Download `size` bytes to `path`, written aside and renamed once their SHA-256 is right.
 
     A refused connection, a cut body, one that is slower than `SLOWEST_BYTES_PER_S` after `timeout_s`, 408, 429 and 5xx
-    are tried again; any other answer and a wrong digest are final.
+    are tried again; any other answer, a full disk and a wrong digest are final.
 
     Raises:
         FetchError: its message never holds the URL's query, which is a signature.
@@ -57,6 +60,8 @@ def repeated(url: str, once: Callable[[], T]) -> T:
                 break
         except (OSError, http.client.HTTPException) as error:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
+            if getattr(error, "errno", None) in FULL:
+                break
         if attempt < ATTEMPTS:
             time.sleep(pause_s)
             pause_s *= 2
@@ -70,19 +75,30 @@ def read(url: str, limit: int = LARGEST_TABLE, timeout_s: float = READ_TIMEOUT_S
 
 def read_once(request: urllib.request.Request, limit: int, timeout_s: float) -> bytes:
     """Read a whole answer of at most `limit` bytes, within `timeout_s`. Raises OSError and HTTPException."""
-    deadline = time.monotonic() + timeout_s
     data = bytearray()
+    deadline = time.monotonic() + timeout_s
     with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        # Not `read`, which would wait for all of it and look at no clock meanwhile.
-        for chunk in iter(lambda: response.read1(CHUNK), b""):
+        for chunk in _chunks(response, deadline):
             data += chunk
             if len(data) > limit:
                 raise FetchError(f"{request.full_url.partition('?')[0]}: more than {limit} bytes")
-            if time.monotonic() > deadline:
-                raise TimeoutError("too slow")
-        if response.length:
-            raise http.client.IncompleteRead(b"", response.length)
     return bytes(data)
+
+
+def _chunks(response: http.client.HTTPResponse, deadline: float) -> Iterator[bytes]:
+    """Yield a body as it comes. A byte a second is no timeout of the socket's, so the clock is looked at each time."""
+    left = getattr(response, "length", None)  # a rehearsal's payload is a file of this machine
+    while left is None or left > 0:
+        if time.monotonic() > deadline:
+            raise TimeoutError("the answer comes too slowly")
+        # Not `read`, which waits for all that it is asked for.
+        chunk = response.read1(CHUNK if left is None else min(CHUNK, left))
+        if not chunk:
+            if left:
+                raise http.client.IncompleteRead(b"", left)
+            return
+        left = None if left is None else left - len(chunk)
+        yield chunk
 
 
 def _fetch_once(url: str, path: str, sha256: str, size: int, timeout_s: float) -> None:
@@ -91,11 +107,11 @@ def _fetch_once(url: str, path: str, sha256: str, size: int, timeout_s: float) -
     received = 0
     deadline = time.monotonic() + timeout_s + size / SLOWEST_BYTES_PER_S
     with urllib.request.urlopen(url, timeout=timeout_s) as response, open(aside, "wb") as file:
-        for chunk in iter(lambda: response.read1(min(CHUNK, size + 1 - received)), b""):
+        for chunk in _chunks(response, deadline):
             digest.update(chunk)
             file.write(chunk)
             received += len(chunk)
-            if received > size or time.monotonic() > deadline:
+            if received > size:
                 break
     if received < size:
         raise http.client.IncompleteRead(b"", size - received)

@@ -6,6 +6,7 @@ The way through the container:
                                                          in base 64 what is carried, "-" for what is fetched
     environment  DOKRUN_PAYLOAD_SHA256, …_SIZE           the payload, an envelope, is verified before anything is read
                  DOKRUN_JOB_ID, DOKRUN_ATTEMPT           whose claim is to be taken
+                 DOKRUN_RETRIES                          how many more attempts there may be, if any
                  DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
     addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"}}
@@ -53,6 +54,8 @@ CHECKPOINT_SIZE = "DOKRUN_CHECKPOINT_SIZE"
 CHECKPOINT_VARIABLES = (CHECKPOINT_SHA256, CHECKPOINT_SIZE)
 JOB_ID = "DOKRUN_JOB_ID"
 ATTEMPT = "DOKRUN_ATTEMPT"
+# How many more attempts there may be after the first, for whoever attaches.
+RETRIES = "DOKRUN_RETRIES"
 CALL_ID = "DOKRUN_CALL_ID"
 CHECKPOINT_DIR = "DOKRUN_CHECKPOINT_DIR"
 # Its name beside the payload.
@@ -146,9 +149,9 @@ def artifact_dir() -> "Path":
 def checkpoint_dir() -> "Path":
     """Tell the folder whose files the next attempt finds again, where the call has `retries` and there is a bucket.
 
-    What is in it is saved about once a minute, and when the container is stopped or the call takes too long. Write a
-    file under another name and rename it, so that no half of it is saved. Outside of a task it is a temporary folder
-    that is made once in a process and left to you.
+    What is in it is saved about once a minute, and at the end of an attempt that has failed, as far as the container
+    lives to do so. Write a file under another name and rename it, so that no half of it is saved. Outside of a task it
+    is a temporary folder that is made once in a process and left to you.
     """
     from pathlib import Path
 

@@ -100,7 +100,7 @@ def run(drain: Drain, checkpoints: Optional["Checkpoints"], manifest: Dict[str, 
     try:
         drain.run()
     finally:
-        if any(entry["failure"] is not None for entry in manifest["calls"]):
+        if not drain.good:
             checkpoints.finish()
         manifest["checkpoint"] = checkpoints.last
 
@@ -122,8 +122,8 @@ def read_addresses(text: str) -> Dict[str, Any]:
         from . import fetch
 
         try:
-            table = json.loads(fetch.read(table["addresses"]))
-        except (OSError, ValueError) as error:
+            table = dict(json.loads(fetch.read(table["addresses"])))
+        except (OSError, ValueError, TypeError) as error:
             raise PayloadRefused(
                 protocol.NOT_FETCHED, f"the table of addresses could not be fetched: {error}"
             ) from error

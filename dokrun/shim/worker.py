@@ -7,7 +7,8 @@ the user's:
                                    where the verified payload lies, where reports go, which GPU is this worker's
     ← {"call": 0}                  run the payload's call number 0
     → {"started": true}            the call is unpickled, and the function is called now; else this is left out
-    → {"report": "values/…"}       the report is written, or
+    → {"report": "values/…", "value": true}
+                                   the report is written, of a value or not, or
     → {"failure": {…}}             it could not be
 
 A closed pipe ends it between two calls; within one the end of a third pipe does, on which nothing is said. It may die
@@ -110,7 +111,7 @@ class Calls:
         os.environ[protocol.CALL_ID] = call["id"]
         header, segments = self._outcome(call)
         try:
-            return {"report": self._write({"call": call["id"], **header}, segments)}
+            return {"report": self._write({"call": call["id"], **header}, segments), "value": header["kind"] == "value"}
         except OSError as error:
             told = header.get("failure")
             if told is not None:  # what is to be told fits into the answer itself

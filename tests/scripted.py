@@ -1,0 +1,264 @@
+"""A runtime for the emulator whose containers play dokrun's shim, in a thread and a few milliseconds each.
+
+It keeps to the protocol: reads the payload of the real definition, verifies it, takes the claim with the shim's own
+code at the real address, counts the function's start, and leaves a real manifest and real envelopes. What the
+supervisor itself does with a process, other tests show; here it is only the client's other half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import pickle
+import signal
+import threading
+import zlib
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import counting
+
+from dokrun.api.models import ContainerRequest
+from dokrun.emulator.log import Log
+from dokrun.emulator.runtime import CannotStart
+from dokrun.shim import claim, envelope, fetch, protocol, worker
+
+# The entrypoint of a task that is somebody else's, and whose artifact says that it is ours.
+IMPOSTOR = "impostor"
+FATES = ("cannot start", "dies early", "stalls", "dies after the claim")
+_LOOK_S = 0.02
+
+
+class Killed(Exception):
+    """The container is being killed: nothing in it goes on."""
+
+
+class Stopped(Exception):
+    """The container is told to end."""
+
+
+class Evil:
+    """What touches a file where it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return open, (self._path, "w")
+
+
+@dataclass
+class Scripted:
+    """The runtime. `fates` are those of the next containers, in order; `happened` counts what was played.
+
+    `reach` makes of an address in a definition one that containers reach; `evil` is the file that nobody may touch.
+    """
+
+    reach: Callable[[str], str]
+    evil: str
+    fates: deque[str] = field(default_factory=deque)
+    going: threading.Event = field(default_factory=threading.Event)
+    happened: Counter[str] = field(default_factory=Counter)
+    defects: list[BaseException] = field(default_factory=list)
+    folder: Path = Path()
+
+    def __call__(self, folder: Path) -> Scripted:
+        self.folder = folder
+        return self
+
+    async def start(self, task_id: str, container: ContainerRequest, log: Log) -> Container:
+        fate = self.fates.popleft() if self.fates and container.entrypoint != [IMPOSTOR] else ""
+        self.happened[fate] += 1
+        if fate == "cannot start":
+            log.end()
+            raise CannotStart("there is no such program")
+        (self.folder / task_id / "artifact").mkdir(parents=True)
+        return Container(self, task_id, container, log, fate)
+
+    def give_up(self, task_id: str) -> None:
+        """Do nothing: a container starts at once."""
+
+    def close(self) -> None:
+        """Do nothing: every container has ended by now."""
+
+
+class Container:
+    """One container, and the thread that plays it."""
+
+    def __init__(self, runtime: Scripted, task_id: str, request: ContainerRequest, log: Log, fate: str) -> None:
+        self.folder = runtime.folder / task_id
+        self.artifact_dir = self.folder / "artifact"
+        self.log = log
+        self._runtime = runtime
+        self._task_id = task_id
+        self._request = request
+        self._fate = fate
+        self._loop = asyncio.get_running_loop()
+        self._ended: asyncio.Future[int] = self._loop.create_future()
+        self._killed = threading.Event()
+        self._terminated = threading.Event()
+        self._manifest: dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "checkpoint": None, "calls": []}
+        threading.Thread(target=self._main, name=f"container {task_id}", daemon=True).start()
+
+    async def wait(self) -> int:
+        status = await self._ended
+        self.log.end()
+        return status
+
+    def terminate(self) -> None:
+        self._terminated.set()
+
+    def kill(self) -> None:
+        self._killed.set()
+
+    def _main(self) -> None:
+        status = 128 + signal.SIGKILL
+        try:
+            status = self._play()
+        except Killed:
+            pass
+        except BaseException as error:  # noqa: BLE001 - a defect of the script's own, which the test shall see
+            self._runtime.defects.append(error)
+        self._loop.call_soon_threadsafe(self._ended.set_result, status)
+
+    def _say(self, line: str) -> None:
+        self._loop.call_soon_threadsafe(self.log.append, f"{line}\n".encode())
+
+    def _pause(self, until: Callable[[], bool]) -> None:
+        """Wait for something, as long as the container is left alone."""
+        while not self._killed.is_set():
+            if self._terminated.is_set():
+                raise Stopped
+            if until():
+                return
+            self._killed.wait(_LOOK_S)
+        raise Killed
+
+    def _play(self) -> int:
+        if self._request.entrypoint == [IMPOSTOR]:
+            return self._play_impostor()
+        if self._fate == "dies early":
+            self._say("no space left on device")
+            return 1
+        try:
+            if self._fate == "stalls":
+                self._pause(self._runtime.going.is_set)
+            header, segments = self._receive()
+            self._manifest.update(job=header["job"], attempt=self._attempt)
+            self._take_claim()
+            if self._fate == "dies after the claim":
+                raise Killed
+            self._run(header["calls"][0], segments)
+        except fetch.DigestError as error:
+            self._fail(protocol.TAMPERED, str(error))
+        except fetch.FetchError as error:
+            self._fail(protocol.NOT_FETCHED, str(error))
+        except Stopped:
+            self._fail(protocol.STOPPED, "the container was stopped")
+        except claim.ClaimLost as error:
+            self._runtime.happened["claim lost"] += 1
+            self._fail(protocol.UNCLAIMED, str(error))
+            return self._end(protocol.CLAIM_LOST)
+        except claim.ClaimFailed as error:
+            self._fail(protocol.UNCLAIMED, str(error))
+            return self._end(protocol.CLAIM_FAILED)
+        return self._end(0)
+
+    @property
+    def _attempt(self) -> int:
+        return int(self._request.environment[protocol.ATTEMPT])
+
+    @property
+    def _addresses(self) -> Any:
+        return json.loads(self._runtime.reach(self._request.command[protocol.ADDRESSES_ARGUMENT]))
+
+    def _receive(self) -> tuple[dict[str, Any], list[envelope.Segment]]:
+        payload = self._request.command[protocol.ADDRESSES_ARGUMENT - 1]
+        sha256, size = (self._request.environment[name] for name in protocol.PAYLOAD_VARIABLES)
+        if payload == protocol.FETCHED:
+            path = self.folder / "payload"
+            fetch.fetch(self._addresses["payload"], str(path), sha256, int(size))
+            data = path.read_bytes()
+        else:
+            data = zlib.decompress(base64.b64decode(payload))
+        assert hashlib.sha256(data).hexdigest() == sha256
+        return envelope.unpack(data)
+
+    def _take_claim(self) -> None:
+        self._pause(lambda: True)
+        where = self._addresses["claim"]
+        claim.take(where["put"], where["get"], self._task_id)
+
+    def _run(self, call: dict[str, Any], segments: list[envelope.Segment]) -> None:
+        buffers = [data for number in call["arguments"] if (data := segments[number].data) is not None]
+        (folder, number, acts), _ = envelope.load_value(buffers)
+        self._pause(lambda: True)
+        self._say(protocol.STARTED.format(call["id"], self._attempt))
+        start = counting.begin(folder, number)
+        act = acts[min(start, len(acts)) - 1]
+        self._runtime.happened[act] += 1
+        try:
+            if act == "vanishes":
+                raise Killed
+            if act == "hangs":
+                self._pause(lambda: counting.released(folder, number))
+            self._report(call["id"], act, number, start)
+        except Stopped:
+            self._entry(call["id"], failure=_failure(protocol.STOPPED, "yes", "the container was stopped"))
+
+    def _report(self, call_id: str, act: str, number: int, start: int) -> None:
+        if act == "dies":
+            died = _failure(protocol.DIED, "yes", "the process was killed by SIGKILL", signal=int(signal.SIGKILL))
+            self._entry(call_id, failure=died)
+        elif act == "raises":
+            header, segments = worker.exception_outcome(counting.Raised(number, start))
+            self._entry(call_id, envelope.pack({**header, "call": call_id}, segments))
+        elif act == "tampers":
+            self._entry(call_id, _value(call_id, Evil(self._runtime.evil)), sha256=hashlib.sha256(b"").hexdigest())
+        else:
+            self._entry(call_id, _value(call_id, (number, start)))
+
+    def _play_impostor(self) -> int:
+        """Say that the job's call has ended with a value, in a manifest that names it rightly."""
+        self._pause(self._runtime.going.is_set)
+        job, call_id = self._request.command
+        self._manifest.update(job=job, attempt=1)
+        self._entry(call_id, _value(call_id, Evil(self._runtime.evil)))
+        self._say(protocol.STARTED.format(call_id, 1))
+        return self._end(0)
+
+    def _entry(self, call_id: str, report: bytes | None = None, *, sha256: str = "", failure: Any = None) -> None:
+        entry: dict[str, Any] = {"id": call_id, "seconds": 0.0, "report": None, "failure": failure}
+        if report is not None:
+            path = self.artifact_dir / protocol.VALUES_DIR / call_id
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(report)
+            digest = sha256 or hashlib.sha256(report).hexdigest()
+            entry["report"] = {"path": f"{protocol.VALUES_DIR}/{call_id}", "sha256": digest, "size": len(report)}
+        self._manifest["calls"].append(entry)
+
+    def _fail(self, reason: str, message: str) -> None:
+        self._manifest["failure"] = {"reason": reason, "ran": "no", "message": message}
+
+    def _end(self, status: int) -> int:
+        if self._killed.is_set():
+            raise Killed
+        path = self.artifact_dir / protocol.MANIFEST
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(self._manifest))
+        return status
+
+
+def _failure(reason: str, ran: str, message: str, **details: Any) -> dict[str, Any]:
+    return {"reason": reason, "ran": ran, "message": message, **details}
+
+
+def _value(call_id: str, value: Any) -> bytes:
+    segments = envelope.dump_value(value, pickle.dumps)
+    numbers = list(range(len(segments)))
+    return envelope.pack({"kind": "value", "value": numbers, "call": call_id}, segments)

@@ -1,0 +1,82 @@
+"""An error of a call tells what failed, whether it ran, what still costs money, and what to do; wherever it is sent."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Iterator
+
+import pytest
+
+import dokrun as dok
+from dokrun import errors
+
+HANDLE = f"train-{'a' * 32}.{'b' * 32}"
+
+
+def kinds(of: type[errors.CallFailed] = errors.CallFailed) -> Iterator[type[errors.CallFailed]]:
+    yield of
+    for kind in of.__subclasses__():
+        yield from kinds(kind)
+
+
+def made(kind: type[errors.CallFailed], ran: errors.Ran = "maybe") -> errors.CallFailed:
+    error = kind("train did not work out", ran=ran)
+    error.locate(call_id="c" * 32, attempt=2, task_id="task-1", handle=HANDLE)
+    error.log = ("epoch 1", "epoch 2")
+    return error
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+def test_every_error_of_a_call_says_what_a_user_asks(kind: type[errors.CallFailed]) -> None:
+    first, second, *log, advice = str(made(kind)).splitlines()
+    assert first == "train did not work out"
+    assert second == ("  nobody knows whether the function ran (attempt 2, task task-1); nothing of it runs any more")
+    assert log == ["  | epoch 1", "  | epoch 2"]
+    assert HANDLE in advice or kind is errors.SubmitFailed
+    assert made(kind).phase in {"submit", "start", "run", "download", "unpickle"}
+
+
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("send", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy], ids=["pickle", "copy"])
+def test_every_error_of_a_call_arrives_with_all_that_it_says(kind: type[errors.CallFailed], send: object) -> None:
+    assert callable(send)
+    error = made(kind, "yes")
+    error.still_runs = True
+    sent = send(error)
+    assert type(sent) is kind
+    assert vars(sent) == vars(error)
+    assert str(sent) == str(error)
+
+
+@pytest.mark.parametrize(
+    ("ran", "said"),
+    [
+        ("no", "the function did not run"),
+        ("maybe", "nobody knows whether the function ran"),
+        ("yes", "the function ran"),
+    ],
+)
+def test_whether_it_ran_is_said_in_words(ran: errors.Ran, said: str) -> None:
+    assert f"  {said} (" in str(made(dok.TaskFailed, ran))
+
+
+def test_what_may_still_cost_money_is_said_with_the_command_that_ends_it() -> None:
+    error = made(dok.SubmitFailed)
+    error.still_runs = True
+    assert "its task may still run, and cost money" in str(error)
+    assert str(error).endswith(f"  dokrun cancel {HANDLE} stops it")
+
+
+def test_an_error_before_there_is_a_task_names_none() -> None:
+    error = dok.SubmitFailed("train was not submitted: there is no bucket", ran="no")
+    assert str(error).splitlines() == [
+        "train was not submitted: there is no bucket",
+        "  the function did not run (attempt 1); nothing of it runs any more",
+    ]
+
+
+def test_what_failed_before_the_function_started_failed_at_the_start() -> None:
+    assert made(dok.WorkerDied, "no").phase == "start"
+    assert made(dok.WorkerDied, "yes").phase == "run"
+    assert made(dok.ResultUnreadable, "yes").phase == "unpickle"
