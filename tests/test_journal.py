@@ -27,7 +27,7 @@ def record(number: int = 0) -> Record:
     return Record(f"{number:032x}", "train", "h100-80gb", 1, "d" * 64, "watch")
 
 
-def whats(journal: Journal, number: int = 0) -> list[str]:
+def step_names(journal: Journal, number: int = 0) -> list[str]:
     return [step.what for step in journal.find(f"{number:032x}")[0].steps]
 
 
@@ -69,7 +69,7 @@ def test_many_processes_and_threads_write_at_once_and_nothing_is_lost_or_out_of_
     assert len(journal.find("")) == 24
     for first in (0, 100, 200):
         for number in range(first, first + 8):
-            assert whats(journal, number) == ["intended", *["bound"] * 5, "settled"]
+            assert step_names(journal, number) == ["intended", *["bound"] * 5, "settled"]
     journal.close()
     with closing(sqlite3.connect(place.state / "shared.sqlite")) as database:
         shared = [number for (number,) in database.execute("SELECT number FROM steps WHERE job = ?", ("f" * 32,))]
@@ -82,7 +82,7 @@ def test_steps_are_told_in_the_order_in_which_they_were_written_though_the_clock
     journal.begin(record())
     for what in ("bound", "ended", "settled"):
         journal.add(record().id, Step(what, 1))
-    assert whats(journal) == ["intended", "bound", "ended", "settled"]
+    assert step_names(journal) == ["intended", "bound", "ended", "settled"]
     journal.close()
 
 
