@@ -22,7 +22,7 @@ from dokrun.engine.prepare import Job
 from dokrun.engine.receipt import receipt_of
 from dokrun.engine.reports import Expected, Outcome
 from dokrun.engine.stage import Checkpoint, stage, unstage
-from dokrun.engine.submit import GivenUp, Unknown
+from dokrun.engine.submit import GivenUp, Unknown, not_submitted
 from dokrun.engine.watch import Batch, Watched
 from dokrun.engine.workers import Workers
 from dokrun.future import Future, Progress
@@ -97,7 +97,7 @@ class Run:
     def _do(self, workers: Workers, step: Callable[[], object]) -> None:
         if not workers.submit(lambda: self._guarded(step)):
             self._forget(self)
-            self._fail(self._not_submitted("dokrun is being closed"))
+            self._fail(not_submitted(self.name, "dokrun is being closed"))
 
     def _make_ready(self, job: Job) -> None:
         if self.future.cancelled():
@@ -109,7 +109,7 @@ class Run:
         except errors.CallFailed:
             raise
         except errors.DokrunError as error:
-            raise self._not_submitted(error) from error
+            raise not_submitted(self.name, error) from error
         self._do(self._parts.submissions, lambda: self._submit(job, ready))
 
     def _submit(self, job: Job, image: Ready) -> None:
@@ -134,13 +134,8 @@ class Run:
                 former=self._rejected,
                 wanted=lambda: not self.future.cancelled(),
             )
-        except GivenUp as error:
-            raise self._not_submitted("the service showed no task; if it makes one yet, that will not start") from error
-        except Unknown as error:
-            message = f"nobody knows whether {self.name} was submitted: {error}"
-            raise errors.SubmitFailed(message, ran="maybe", call_id=self.future.call_id, still_runs=True) from error
-        except errors.DokrunError as error:
-            raise self._not_submitted(error) from error
+        except (GivenUp, Unknown, errors.DokrunError) as error:
+            raise not_submitted(self.name, error) from error
         self._bind(task)
 
     def _intend(self, attempt: int, definition: str) -> None:
@@ -151,9 +146,6 @@ class Run:
         self._record = _with_digest(self._record, definition)
         self._parts.journal.begin(self._record)
         self._progress.update(handle=str(keys.Handle(self.name, self._record.id, definition)))
-
-    def _not_submitted(self, why: object) -> errors.SubmitFailed:
-        return errors.SubmitFailed(f"{self.name} was not submitted: {why}", ran="no", call_id=self.future.call_id)
 
     # A job that somebody has submitted.
 
@@ -168,31 +160,16 @@ class Run:
             self._later(self._look_for)
 
     def _look_for(self) -> None:
-        submitter, attempt = self._parts.submitter, self._progress.attempt
         try:
-            task = submitter.find(self._identity, None)
-            if task is None:
-                self._check_absent()
-                task = submitter.give_up(self._identity, attempt)
+            task = self._parts.submitter.look_for(self._identity, self._progress.attempt, self.name)
         except GivenUp as error:
-            raise self._not_submitted("its client ended before; call the function again") from error
+            raise not_submitted(self.name, "its client ended before; call the function again") from error
         except Unknown as error:
-            message = f"nobody knows whether {self.name} was submitted: {error}"
-            raise errors.SubmitFailed(message, ran="maybe", call_id=self.future.call_id, still_runs=True) from error
+            raise not_submitted(self.name, error) from error
         except errors.ApiError as error:
             self._refused(error)
-            return
-        self._bind(task)
-
-    def _check_absent(self) -> None:
-        """Make sure that no task would be kept from starting that is only not seen. Raises ApiError."""
-        tag = keys.job_tag(self._record.id)
-        foreign = [task.id for task in self._parts.client.tasks.iterate(tag=tag) if not self._identity.owns(task)]
-        if foreign:
-            message = f"task {foreign[0]} is not what the handle of {self.name} says; nothing of it is used"
-            raise errors.Tampered(
-                message, ran="maybe", call_id=self.future.call_id, task_id=foreign[0], still_runs=True
-            )
+        else:
+            self._bind(task)
 
     # While the task lives.
 

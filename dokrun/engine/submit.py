@@ -130,6 +130,25 @@ class Submitter:
                 return self.choose(identity, wanted, tasks)
         return None
 
+    def look_for(self, identity: Identity, attempt: int, name: str) -> Task:
+        """Find the last task of a job that another process has submitted, or see to it that none will start.
+
+        Raises:
+            Tampered: a task bears its tag and is not what the handle says.
+            GivenUp: no task showed, and none will start.
+            Unknown: no task showed, and nothing keeps one from starting.
+            ApiError: the service refused, or did not answer; a task that is only not seen is left alone.
+        """
+        found = self.find(identity, None)
+        if found is not None:
+            return found
+        tagged = self.client.tasks.iterate(tag=keys.job_tag(identity.job_id))
+        foreign = next((task.id for task in tagged if not identity.owns(task)), None)
+        if foreign is not None:
+            message = f"task {foreign} is not what the handle of {name} says; nothing of it is used"
+            raise errors.Tampered(message, ran="maybe", task_id=foreign, still_runs=True)
+        return self.give_up(identity, attempt)
+
     def tasks_of(self, identity: Identity) -> list[Task]:
         """Tell the tasks of a job that the service shows."""
         tagged = list(self.client.tasks.iterate(tag=keys.job_tag(identity.job_id)))
@@ -193,7 +212,7 @@ class Submitter:
         except errors.StorageError as error:
             raise Unknown(str(error)) from error
         if holder in (None, CLIENT):
-            raise GivenUp
+            raise GivenUp("the service shows no task; if it makes one yet, that will not start")
         try:
             task = self.client.tasks.get(holder or "")
         except errors.ApiError as error:
@@ -224,6 +243,14 @@ class Submitter:
                 _log.warning("could not cancel task %s: %s", task_id, error)
             else:
                 return
+
+
+def not_submitted(name: str, why: object) -> errors.SubmitFailed:
+    """Make the error of a job whose task was not created, or of which nobody knows."""
+    if isinstance(why, Unknown):
+        message = f"nobody knows whether {name} was submitted: {why}"
+        return errors.SubmitFailed(message, ran="maybe", still_runs=True)
+    return errors.SubmitFailed(f"{name} was not submitted: {why}", ran="no")
 
 
 def _holder_of(claim: bytes) -> str:
