@@ -364,7 +364,9 @@ def test_looks_that_fail_are_told_once_and_end_nothing(trouble: int, caplog: pyt
     dok = Dok([Act([LOG])], looks=[trouble] * 6)
     assert "".join(log_of(dok)) == LOG
     assert dok.looks == []
-    assert [record.levelname for record in caplog.records if "waits for an answer" in record.message] == ["WARNING"]
+    told = [record.levelname for record in caplog.records if "waits for an answer" in record.message]
+    assert told[0] == "WARNING"
+    assert set(told[1:]) <= {"DEBUG"}, "the others are for whoever looks closely"
 
 
 def test_an_unknown_task_is_not_found() -> None:
