@@ -35,7 +35,7 @@ def test_a_detached_call_outlives_its_process_which_says_so(place: Place) -> Non
     output, errors = child.communicate(timeout=60)
     handle = output.strip()
     assert child.returncode == 0
-    assert f"job goes on and costs money; to stop it: dokrun cancel {handle}" in errors
+    assert f"job goes on and may cost money; to stop it: dokrun cancel {handle}" in errors
     place.gate.touch()
     place.here()
     assert dok.attach(handle).result(timeout=60) == 42

@@ -259,6 +259,7 @@ def real(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
 
 
 @pytest.mark.timeout(0 if SOAK else 240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections are cut on purpose
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_no_sequence_loses_a_call_nor_runs_it_twice_nor_believes_what_was_tampered_with(
     kind: str, played: World
@@ -269,6 +270,7 @@ def test_no_sequence_loses_a_call_nor_runs_it_twice_nor_believes_what_was_tamper
 
 
 @pytest.mark.timeout(0 if SOAK else 240)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections are cut on purpose
 def test_no_sequence_does_so_where_containers_are_real_processes(real: World) -> None:
     run(real, [*API_FAULTS, *STORE_FAULTS], REAL_SEQUENCES, REAL_STEPS)
     assert {"kill", "attach"} <= set(real.happened)

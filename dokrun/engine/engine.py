@@ -206,9 +206,12 @@ def _tell(stopped: list[Run], going_on: list[Run]) -> None:
         print(f"dokrun: cancelled what had not finished: {_several(named)}", file=sys.stderr)
     going_on = [run for run in going_on if run.future.task_id is not None]
     if going_on:
-        named = [f"dokrun cancel {run.future.handle}" for run in reversed(going_on)]
-        names = _several([run.name for run in reversed(going_on)])
-        print(f"dokrun: {names} goes on and costs money; to stop it: {_several(named)}", file=sys.stderr)
+        # A call may have been attached to as well.
+        names = {run.future.handle: run.name for run in reversed(going_on)}
+        goes, it = ("goes", "it") if len(names) == 1 else ("go", "them")
+        how = _several([f"dokrun cancel {handle}" for handle in names])
+        told = _several(list(names.values()))
+        print(f"dokrun: {told} {goes} on and may cost money; to stop {it}: {how}", file=sys.stderr)
 
 
 def _several(named: list[str]) -> str:
