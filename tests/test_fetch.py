@@ -183,7 +183,13 @@ def test_a_container_whose_start_meets(tmp_path: Path, faulty: FaultyStore, faul
     attempt.bucket.close()
     faulty.add(fault)
     command = [*shim.ENTRYPOINT, *shim.command(None, attempt.addresses, patience_s=0.5)]
-    told = {protocol.TASK_ID: "task-1", protocol.ARTIFACT_DIR: str(tmp_path / "artifact")}
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python3").symlink_to(sys.executable)  # the image's Python is of the client's version
+    told = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        protocol.TASK_ID: "task-1",
+        protocol.ARTIFACT_DIR: str(tmp_path / "artifact"),
+    }
     done = subprocess.run(command, env=attempt.environment | told, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert [it.what for it in faulty.injected] == [fault.what]
