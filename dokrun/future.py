@@ -157,6 +157,7 @@ class Future(concurrent.futures.Future[T]):
                 return True
             # Nobody else will: without this, `wait` and `as_completed` would not hear of it.
             self.set_running_or_notify_cancel()
+        self._progress.update()
         if self._progress.cancel is not None:
             self._progress.cancel()
         return True

@@ -47,6 +47,8 @@ class Retry:
         last = failures[-1]
         if len(failures) > self.times:
             return False
+        if isinstance(last, TaskFailed) and last.status == "canceled":
+            return False  # somebody wanted it to end
         if isinstance(last, (TaskFailed, WorkerDied)) and not _alike(failures):
             return True  # the machine's failure rather than the function's
         # Of dokrun's own errors, those that the function may do without the next time.

@@ -77,3 +77,11 @@ def test_it_shows_its_function_its_call_and_its_state() -> None:
     assert repr(future) == "<dokrun.Future train cccccccc preparing>"
     future.cancel()
     assert "cancelled" in repr(future)
+
+
+def test_a_cancelled_future_lets_whoever_waits_for_its_handle_go_on() -> None:
+    future = make()
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(lambda: list(future.logs()))
+        future.cancel()
+        assert waiting.result(timeout=60) == []

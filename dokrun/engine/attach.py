@@ -15,9 +15,13 @@ def find_entry(journal: Journal, text: str) -> Entry:
     Raises:
         OptionError: it is no handle; or only the beginning of one, which this machine does not know, or not just once.
     """
-    handle = keys.read_handle(text)
+    handle = keys.read_handle(str(text))
     if handle is None:
-        raise OptionError(f"{text!r} is no handle; future.handle tells one, and so does dokrun ls")
+        shown = str(text)[:80]
+        raise OptionError(
+            f"{shown!r} is no handle: it takes four digits of a job's id at least, as in train-7f3a; "
+            "future.handle tells it, and so does dokrun ls"
+        )
     found = [entry for entry in journal.find(handle.job_id) if not handle.name or handle.name == _shown(entry.record)]
     if len(found) > 1:
         known = ", ".join(f"{_shown(entry.record)}-{entry.record.id[:12]}" for entry in found[:5])

@@ -83,8 +83,9 @@ class Watcher:
                 self._batches.insert(0, batch)
             self._new = True
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="dokrun-watcher", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="dokrun-watcher", daemon=True)
+                thread.start()  # which fails while the interpreter ends
+                self._thread = thread
             self._changed.notify()
 
     def close(self) -> None:
