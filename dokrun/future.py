@@ -222,19 +222,18 @@ class Future(concurrent.futures.Future[T]):
         return self.status == "running" and not self.done()
 
     def settle(self, value: T) -> None:
-        """Give the value, unless the call was cancelled meanwhile. For the engine."""
+        """Give the value, unless there is an outcome already. For the engine."""
         self._settle(lambda: self.set_result(value))
 
     def fail(self, error: BaseException) -> None:
-        """Give the exception, unless the call was cancelled meanwhile. For the engine."""
+        """Give the exception, unless there is an outcome already. For the engine."""
         self._settle(lambda: self.set_exception(error))
 
     def _settle(self, settle: Callable[[], None]) -> None:
         try:
             settle()
         except concurrent.futures.InvalidStateError:
-            if not self.cancelled():
-                raise
+            pass  # the first one stands
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait without blocking the event loop."""

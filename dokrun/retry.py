@@ -55,6 +55,10 @@ class Retry:
         own = isinstance(last, CallFailed) and not isinstance(last, (CallTimeout, RemoteError, TaskFailed, WorkerDied))
         return isinstance(last, self.on) and not own
 
+    def gives_up(self, failures: Sequence[BaseException]) -> bool:
+        """Tell whether there would be another attempt, had not the last two died alike."""
+        return len(failures) <= self.times and _alike(failures)
+
     def pause_s(self, attempt: int) -> float:
         """Tell how long to wait after the attempt of this number, counted from 1."""
         return float(min(self.backoff * 2.0 ** (attempt - 1), LONGEST_PAUSE_S))

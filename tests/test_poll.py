@@ -39,7 +39,7 @@ CANNOT_SEE = "cannot see how the tasks are"
 class Watching:
     """One job that is watched; `told` is what was told of it so far, `failed` that it cannot be asked for."""
 
-    def __init__(self, service: Service, resources: ExitStack) -> None:
+    def __init__(self, service: Service, resources: ExitStack, refused_for_s: float = 0.0) -> None:
         self.service = service
         self.wire = Wire(service.api_url)
         self.told: list[list[Task]] = []
@@ -51,7 +51,8 @@ class Watching:
         tags = [keys.OURS, keys.job_tag(self.job_id), self.batch.tag]
         self.task = service.eyes.tasks.create(CreateTaskRequest("work", [container], tags, 600))
         # Each look is one request.
-        self.watcher = Watcher(resources.enter_context(service.client(wire=self.wire, attempts=1)))
+        client = resources.enter_context(service.client(wire=self.wire, attempts=1))
+        self.watcher = Watcher(client, refused_for_s=refused_for_s)
         resources.callback(self.watcher.close)
 
     def watch(self) -> None:
@@ -141,6 +142,22 @@ def test_cell_poll_ce_three_refusals_in_a_row_end_the_watching_and_two_do_not(
         assert watching.told == []
     assert watching.wire.statuses.count(401) == refusals
     assert len(watching.failed) == (refusals == 3)
+
+
+def test_cell_poll_ce_refusals_that_last_a_moment_do_not_end_the_watching(each: Service) -> None:
+    with ExitStack() as resources:
+        watching = Watching(each, resources, refused_for_s=3600.0)
+        watching.wire.refusals = 5
+        watching.watch()
+        watching.hears()
+        assert watching.wire.statuses.count(401) == 5
+        assert watching.failed == []
+
+
+def test_a_new_call_is_not_asked_for_with_a_job_that_somebody_is_attached_to(watching: Watching) -> None:
+    own = Batch.of_job(watching.job_id)
+    watching.watcher.watch(own, watching.job_id, Watched(watching._tell, watching.failed.append))
+    assert watching.watcher.batch() is not own
 
 
 def test_cell_poll_ce_one_refusal_of_each_of_three_lists_is_not_three_in_a_row(watching: Watching) -> None:

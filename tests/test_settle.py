@@ -29,7 +29,7 @@ __all__ = ["place"]
 PATIENCE_S = 60
 # More than rides in a command, so that there is something to remove.
 LARGE = 200_000
-STAYS = "an object of answer stays in the bucket"
+STAYS = "stays in the bucket"
 
 
 @pytest.fixture

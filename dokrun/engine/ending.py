@@ -20,46 +20,54 @@ class Ending:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._lock = threading.Lock()
-        # Whether there is nothing more to tell the service about the task of the attempt under way.
-        self.done = False
+        # The task of which the service need not be told any more, and whether that ended it.
+        self._ended: str | None = None
         self._by_us = False
+        # The attempt that was given up, if one was.
+        self._given_up = 0
 
-    def begin_again(self) -> None:
-        """Be ready for another task."""
-        self.done = False
+    def has_ended(self, task_id: str) -> bool:
+        """Tell whether there is nothing more to tell the service about a task."""
+        return self._ended == task_id
 
     def end(self, identity: Identity, progress: Progress) -> bool:
         """Tell the service to end the job's task, if there is one. Tells whether that ended it, now or before."""
         with self._lock:
-            if self.done:
-                return self._by_us
-            if progress.status in ("staging", "waiting"):
-                self._fence(identity, progress)
-            if progress.task_id is None:
-                return False
-            try:
-                self._parts.client.tasks.cancel(progress.task_id)
-            except (errors.Forbidden, errors.NotFound) as error:
-                if not self._has_ended(progress.task_id):
-                    return _not_ended(progress.task_id, error)
-                self.done = True
-                return False
-            except errors.ApiError as error:
-                return _not_ended(progress.task_id, error)
-            self.done = self._by_us = True
-            return True
+            task_id, attempt = progress.task_id, progress.attempt
+            # What has started has its claim taken; of what was never sent there is none.
+            fences = progress.status in ("staging", "waiting") and identity.digest and self._given_up != attempt
+            if fences:
+                self._parts.journal.note(identity.job_id, Step("given up", attempt))
+            if task_id is not None and self._ended != task_id:
+                self._tell(task_id)
+            # After the task, which costs money.
+            if fences:
+                self._fence(identity, attempt)
+            return task_id is not None and self._ended == task_id and self._by_us
 
-    def _fence(self, identity: Identity, progress: Progress) -> None:
-        """Take the claim: a task that the service makes or starts later on will find that it may not."""
-        if not identity.digest:
-            return  # nothing has been sent, nor will be
-        self._parts.journal.note(identity.job_id, Step("given up", progress.attempt))
+    def _tell(self, task_id: str) -> None:
         try:
-            self._parts.submitter.fence(identity, progress.attempt)
+            self._parts.client.tasks.cancel(task_id)
+        except (errors.Forbidden, errors.NotFound) as error:
+            if self._is_over(task_id):
+                self._ended, self._by_us = task_id, False
+            else:
+                _not_ended(task_id, error)
+        except errors.ApiError as error:
+            _not_ended(task_id, error)
+        else:
+            self._ended, self._by_us = task_id, True
+
+    def _fence(self, identity: Identity, attempt: int) -> None:
+        """Take the claim: a task that the service makes or starts later on will find that it may not."""
+        try:
+            self._parts.submitter.fence(identity, attempt)
         except errors.StorageError as error:
             _log.warning("could not take the claim of job %s: %s", identity.job_id, error)
+        else:
+            self._given_up = attempt
 
-    def _has_ended(self, task_id: str) -> bool:
+    def _is_over(self, task_id: str) -> bool:
         try:
             return self._parts.client.tasks.get(task_id).ended
         except errors.NotFound:
@@ -68,7 +76,6 @@ class Ending:
             return False
 
 
-def _not_ended(task_id: str, error: errors.ApiError) -> bool:
+def _not_ended(task_id: str, error: errors.ApiError) -> None:
     # Whoever watches the task tries again at the next look.
     _log.warning("could not cancel task %s, which may still cost money: %s", task_id, error)
-    return False

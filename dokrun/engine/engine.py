@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import sys
 import threading
@@ -33,6 +34,8 @@ from dokrun.errors import OptionError, StorageError, SubmitFailed
 from dokrun.future import Future, Progress
 from dokrun.options import Options
 from dokrun.retry import Retry
+
+_log = logging.getLogger("dokrun.engine")
 
 # Downloads that go on at once.
 _THREADS = 4
@@ -72,7 +75,7 @@ class Engine:
             bucket=self._bucket,
             images=Images(self.settings, self.client, sleep=sleep or self._closing.wait),
             journal=Journal(self.settings.state_dir, self.settings.account),
-            watcher=Watcher(self.client),
+            watcher=Watcher(self.client) if sleep is None else Watcher(self.client, refused_for_s=0.0),
             submitter=Submitter(self.client, self._bucket, sleep or self._closing.wait, self._closing.is_set),
             builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
@@ -131,7 +134,7 @@ class Engine:
             OptionError: it is no handle, or the beginning of several, or of none that this machine knows.
         """
         entry = find_entry(self._parts.journal, text)
-        run = self._new_run(entry.record, Batch(keys.job_tag(entry.record.id)), None)
+        run = self._new_run(entry.record, Batch.of_job(entry.record.id), None)
         with self._lock:
             self._unfinished[run] = None
         run.attach(entry.task_id, entry.attempt)
@@ -175,12 +178,14 @@ class Engine:
         unfinished = [run for run in open_runs if not _goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
-            run.cancel_here()
+            _quietly(run.cancel_here)
         parts = self._parts
         parts.builds.close(_BUILD_PATIENCE_S)
         ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
         stopped = [run for run in unfinished if run.cancel()]
         parts.watcher.close()
+        for run in unfinished:
+            run.settle_cancelled()
         if self._bucket is not None:
             self._bucket.close()
         self.client.close()
@@ -194,6 +199,14 @@ class Engine:
             self._unfinished.pop(run, None)
 
 
+def _quietly(step: Callable[[], object]) -> None:
+    """Do something that may call what the user has given, and let nothing of that keep the others from their end."""
+    try:
+        step()
+    except BaseException as error:  # noqa: BLE001 - a callback may raise SystemExit
+        _log.warning("a callback failed while dokrun was being closed: %s", type(error).__name__)
+
+
 def _goes_on(run: Run) -> bool:
     """Tell whether a job outlives this process: a notebook's kernel is restarted more lightly than a script ends."""
     return run.detached or "ipykernel" in sys.modules
@@ -204,6 +217,11 @@ def _tell(stopped: list[Run], going_on: list[Run]) -> None:
     if stopped:
         named = [f"{run.name} (task {run.future.task_id})" for run in reversed(stopped)]
         print(f"dokrun: cancelled what had not finished: {_several(named)}", file=sys.stderr)
+    lost = [run.name for run in reversed(going_on) if run.future.task_id is None and not run.future.done()]
+    if lost:
+        print(
+            f"dokrun: the script ended before these were submitted: {_several(lost)}; call them again", file=sys.stderr
+        )
     going_on = [run for run in going_on if run.future.task_id is not None]
     if going_on:
         # A call may have been attached to as well.
@@ -241,7 +259,17 @@ def get(profile: str | None = None) -> Engine:
             # Last registered is first called: before the local emulator, which the engine has just started, ends.
             atexit.unregister(reset)
             atexit.register(reset)
+            _at_the_end_of_a_child()
         return engine
+
+
+def _at_the_end_of_a_child() -> None:
+    """Have the engines closed where multiprocessing ends this process, which calls none of `atexit`'s."""
+    if "multiprocessing.util" in sys.modules:  # it costs milliseconds, and has been loaded in every such child
+        from multiprocessing import parent_process, util
+
+        if parent_process() is not None:
+            util.Finalize(None, reset, exitpriority=0)
 
 
 def use(made: Engine) -> None:

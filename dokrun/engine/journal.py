@@ -31,7 +31,7 @@ _log = logging.getLogger("dokrun.engine")
 What = Literal["intended", "bound", "given up", "ended", "settled"]
 
 # Another process may hold the lock for as long as a disk takes to write a page.
-_BUSY_S = 30.0
+BUSY_S = 30.0
 # The service keeps an artifact for three days; what is older than this has nothing left to attach to.
 KEPT_S = 30 * 86400.0
 
@@ -98,12 +98,15 @@ class Journal:
         folder: the state folder.
         account: what the database is called.
         now: tells the seconds since 1970.
+        busy_s: how long to wait for another process, in seconds.
 
     Raises:
         ConfigError: the folder or the file is not safe or cannot be used.
     """
 
-    def __init__(self, folder: Path, account: str, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, account: str, now: Callable[[], float] = time.time, *, busy_s: float = BUSY_S
+    ) -> None:
         self._path = state.private(folder) / f"{account}.sqlite"
         self._now = now
         self._lock = threading.Lock()
@@ -111,7 +114,7 @@ class Journal:
         with self._translated():
             self._path.touch(mode=0o600)
             self._path.chmod(0o600)
-            self._database = sqlite3.connect(self._path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(self._path, timeout=busy_s, isolation_level=None, check_same_thread=False)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(_SCHEMA)
             with self._transaction() as database:

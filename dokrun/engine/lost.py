@@ -101,7 +101,7 @@ def judge(submitter: Submitter, identity: Identity, attempt: int, task: Task, *,
         holder = submitter.fence(identity, attempt)
     except errors.StorageError as error:
         _log.warning("cannot see whether job %s was started: %s", identity.job_id, error)
-        return Verdict(without_claim)
+        return Verdict("maybe")  # another task of the attempt may have started it
     # A task may have the claim and never have heard so; then it has said that it starts nothing.
     unheard = protocol.CLAIM_FAILED in [container.exit_code for container in task.containers]
     if holder is None or (holder == task.id and unheard):

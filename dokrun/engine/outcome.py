@@ -31,7 +31,7 @@ def find_outcome(parts: Parts, identity: Identity, expected: Expected, task: Tas
     Raises:
         ResultNotFetched: DOK has it, and it cannot be brought here now.
     """
-    # Only its owner can enter a folder that mkdtemp made; what was mapped from it outlives it.
+    # Only its owner can enter a folder that mkdtemp made.
     folder = Path(tempfile.mkdtemp(prefix="dokrun-"))
     try:
         artifact, outcomes = collect(

@@ -119,7 +119,8 @@ class _Reader:
             not_started = entry.get("failure") or {}
             # What is fetched is fetched before the claim is taken.
             again = not_started.get("reason") == protocol.NOT_FETCHED
-            return Outcome(error=error, again=again, claimed=not again)
+            lasting = not isinstance(error, errors.ResultNotFetched)
+            return Outcome(error=error, again=again, claimed=not again, lasting=lasting)
         try:
             loaded = load_value(buffers) if buffers else None
         except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
@@ -147,13 +148,17 @@ class _Reader:
         except FormatError as error:
             message = f"the result cannot be read: {error}; {self._keep(call_id)}"
             raise errors.VersionMismatch(message, ran="yes", **where) from error
-        except (EnvelopeError, OSError, KeyError, IndexError, TypeError, RecursionError) as error:
+        except (EnvelopeError, FileNotFoundError, KeyError, IndexError, TypeError, RecursionError) as error:
             message = f"the result does not match what the container vouched for, and was not opened: {error}"
-            raise errors.Tampered(message, ran="yes", **where) from error
+            # A report may also say that the function did not run.
+            raise errors.Tampered(message, ran="maybe", **where) from error
+        except (OSError, MemoryError) as error:
+            message = f"the result is there, but cannot be read on this machine: {error}"
+            raise errors.ResultNotFetched(message, ran="maybe", **where) from error
         raise failed
 
     def _verified(self, report: Mapping[str, Any], call_id: str) -> memoryview:
-        data = _map(self._folder / protocol.VALUES_DIR / call_id)
+        data = _read(self._folder / protocol.VALUES_DIR / call_id)
         if hashlib.sha256(data).hexdigest() != report["sha256"]:
             raise EnvelopeError("its digest differs")
         return data
@@ -161,7 +166,7 @@ class _Reader:
     def _bytes(self, segment: Segment) -> memoryview:
         if segment.data is not None:
             return segment.data
-        data = _map(self._folder / protocol.BLOBS_DIR / segment.sha256)
+        data = _read(self._folder / protocol.BLOBS_DIR / segment.sha256)
         if hashlib.sha256(data).hexdigest() != segment.sha256:
             raise EnvelopeError("a buffer's digest differs")
         return data
@@ -172,7 +177,7 @@ class _Reader:
         if header["kind"] == "exception":
             return _remote_error(header, call_id=call_id, task_id=task_id)
         message = (
-            f"the function's result arrived but cannot be unpickled here: {_described(error)}; {self._keep(call_id)}"
+            f"the function's result arrived but cannot be unpickled here: {described(error)}; {self._keep(call_id)}"
         )
         unreadable = errors.ResultUnreadable(message, ran="yes", call_id=call_id, task_id=task_id)
         unreadable.__cause__ = error
@@ -189,9 +194,10 @@ class _Reader:
         return f"it is kept in {kept / 'values' / call_id}"
 
 
-def _described(error: BaseException) -> str:
+def described(error: BaseException) -> str:
+    """Tell an exception's type and text, whatever it does when it is asked."""
     try:
-        text = str(error)
+        text = str(error.args[0]) if isinstance(error, errors.CallFailed) else str(error)
     except Exception:  # noqa: BLE001 - it is the user's own, and may do anything
         text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
@@ -265,9 +271,17 @@ def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> error
     return error
 
 
-def _map(path: Path) -> memoryview:
-    """Map a file privately, so that arrays in it are writable and nothing is copied."""
-    with path.open("rb") as file:
-        if path.stat().st_size == 0:
-            return memoryview(bytearray())
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+def _read(path: Path) -> memoryview:
+    """Read a file into memory that arrays may be made of and written to; no file stays open for it."""
+    with path.open("rb", buffering=0) as file:
+        size = path.stat().st_size
+        # Anonymous memory costs nothing before it is written to, and begins at a page; a page for each small result
+        # would cost more than it saves.
+        held = mmap.mmap(-1, size) if size >= protocol.BLOB_SIZE else bytearray(size)
+        data, filled = memoryview(held), 0
+        while filled < size:
+            count = file.readinto(data[filled:])
+            if not count:
+                raise EnvelopeError("it is cut short")
+            filled += count
+    return data

@@ -20,7 +20,7 @@ from dokrun.engine.outcome import find_outcome
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.receipt import receipt_of
-from dokrun.engine.reports import Expected, Outcome
+from dokrun.engine.reports import Expected, Outcome, described
 from dokrun.engine.stage import Checkpoint, stage, unstage
 from dokrun.engine.submit import GivenUp, Unknown, not_submitted
 from dokrun.engine.watch import Batch, Watched
@@ -101,7 +101,7 @@ class Run:
 
     def _make_ready(self, job: Job) -> None:
         if self.future.cancelled():
-            self._forget(self)
+            self.settle_cancelled()
             return
         self._progress.update(status="image")
         try:
@@ -114,7 +114,7 @@ class Run:
 
     def _submit(self, job: Job, image: Ready) -> None:
         if self.future.cancelled():
-            self._forget(self)
+            self.settle_cancelled()
             return
         self._image = image
         attempt = self._progress.attempt
@@ -125,7 +125,7 @@ class Run:
             )
             self._intend(attempt, digest(request))
             if self.future.cancelled():
-                self._settle(Outcome())
+                self.settle_cancelled()
                 return
             task = self._parts.submitter.submit(
                 self._identity,
@@ -157,7 +157,7 @@ class Run:
         if task_id is not None:
             self._watch()
         else:
-            self._later(self._look_for)
+            self._aside(self._look_for)
 
     def _look_for(self) -> None:
         try:
@@ -207,7 +207,7 @@ class Run:
             self._later(lambda: self._finish(mine))
             return False
         self._progress.update(status=mine.status)
-        if self.future.cancelled() and not self._ending.done:
+        if self.future.cancelled() and not self._ending.has_ended(mine.id):
             self._cancel_later()
         return True
 
@@ -253,6 +253,10 @@ class Run:
         self._progress.cancel = None
         self.future.cancel()
 
+    def settle_cancelled(self) -> None:
+        """Write down that the call was cancelled, and remove what its containers will not need."""
+        self._settle(Outcome())
+
     def _cancel_later(self) -> None:
         self._parts.cancels.submit(lambda: self._guarded(self.cancel))
 
@@ -260,7 +264,7 @@ class Run:
 
     def _finish(self, task: Task) -> None:
         if self.future.cancelled():
-            self._settle(Outcome())
+            self.settle_cancelled()
             return
         self._progress.update(receipt=receipt_of(task, self._parts.prices))
         expected = Expected(self._record.id, self._progress.attempt, self.name, self._record.calls)
@@ -278,8 +282,14 @@ class Run:
         """Go over to the task that has started the attempt, if it is one of the job's own."""
         try:
             task = self._parts.client.tasks.get(task_id)
-        except errors.Refused:
+        except errors.NotFound:
             return False
+        except errors.ApiError as error:
+            # It has started the attempt, whether it can be seen now or later.
+            _log.warning("cannot see task %s of %s, and will ask again: %s", task_id, self.name, error)
+            self._progress.update(task_id=task_id)
+            self._watch()
+            return True
         if not self._identity.owns(task):
             return False
         self._bind(task)
@@ -291,7 +301,8 @@ class Run:
         if self._job is None or self._image is None or error is None:
             if not outcome.again and self._progress.attempt > self._retries:
                 return False
-            return self._await_next(outcome)
+            self._aside(lambda: self._await_next(outcome))
+            return True
         if outcome.again:
             self._restagings += 1
             if self._restagings >= STAGINGS:
@@ -301,6 +312,7 @@ class Run:
             self._restagings = 0
             self._failures.append(error)
             if _given_up(error) or not self._retry.allows(self._failures):
+                self._say_why(error)
                 return False
             pause_s = self._retry.pause_s(len(self._failures))
         job, image = self._job, self._image
@@ -309,14 +321,18 @@ class Run:
             self._progress.update(attempt=self._progress.attempt + 1)
         elif self._progress.task_id is not None:
             self._rejected.add(self._progress.task_id)
-        _log.warning("%s is tried again: %s", self.name, error.args[0] if error.args else type(error).__name__)
+        _log.warning("%s is tried again, as attempt %d: %s", self.name, self._progress.attempt, described(error))
         self._progress.update(status="retrying", task_id=None)
-        self._ending.begin_again()
         self._after(pause_s, lambda: self._do(self._parts.submissions, lambda: self._submit(job, image)))
         return True
 
-    def _await_next(self, outcome: Outcome) -> bool:
-        """Wait for the next task of the process that has submitted this job, if that makes one."""
+    def _say_why(self, error: BaseException) -> None:
+        """Let an error tell why there is no further attempt, though more were allowed."""
+        if isinstance(error, errors.CallFailed) and self._retry.gives_up(self._failures):
+            error.args = (f"{error.args[0]}; two attempts died alike, so there was no further one",)
+
+    def _await_next(self, outcome: Outcome) -> None:
+        """Wait for the next task of the process that has submitted this job, or settle if that makes none."""
         self._rejected.add(self._progress.task_id or "")
         following = self._progress.attempt + (1 if outcome.claimed else 0)
         task = self._parts.submitter.find(self._identity, following, self._rejected)
@@ -324,9 +340,9 @@ class Run:
             self._failures.append(outcome.error)
         if task is None:
             self._others_go_on = True
-            return False
-        self._bind(task)
-        return True
+            self._settle(outcome)
+        else:
+            self._bind(task)
 
     def _after(self, pause_s: float, step: Callable[[], object]) -> None:
         def wait() -> None:
@@ -334,7 +350,7 @@ class Run:
             step()
 
         if pause_s:
-            threading.Thread(target=wait, name="dokrun-retry", daemon=True).start()
+            self._aside(wait)
         else:
             step()
 
@@ -354,9 +370,12 @@ class Run:
         else:
             self.future.settle(outcome.value)
         self._progress.update()
-        if outcome.lasting and self._job is not None and self._parts.bucket is not None and self._record.digest:
+        # Whoever has submitted a job that failed here may still have plans for it.
+        over = outcome.lasting and (self._job is not None or outcome.error is None) and not self._others_go_on
+        if over and self._parts.bucket is not None and self._record.digest:
             # What a failed call has saved may be all that is left of it.
-            unstage(self._job, self._parts.bucket, self._progress.attempt, checkpoints=outcome.error is None)
+            checkpoints = outcome.error is None and self._retries > 0
+            unstage(self._record.id, self._parts.bucket, self._progress.attempt, checkpoints=checkpoints)
 
     def _fail(self, error: BaseException) -> None:
         self._complete(error)
@@ -387,6 +406,10 @@ class Run:
 
     def _later(self, step: Callable[[], object]) -> None:
         self._parts.others.submit(lambda: self._guarded(step))
+
+    def _aside(self, step: Callable[[], object]) -> None:
+        """Do what waits long on a thread of its own: those that all jobs share are for what does not."""
+        threading.Thread(target=lambda: self._guarded(step), name="dokrun-wait", daemon=True).start()
 
     def _guarded(self, step: Callable[[], object]) -> None:
         try:

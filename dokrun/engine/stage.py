@@ -30,6 +30,8 @@ _log = logging.getLogger("dokrun.engine")
 # The service accepts no shorter limit. Ours is on top of the calls' own timeouts, which the supervisor keeps; it ends
 # a container that cannot be reached any more, so it leaves time for starting and for downloads.
 SHORTEST_TIME_LIMIT_S = 600
+# The service's line is rated 200 Mbps, best effort; this is a fifth of that.
+FETCHED_BYTES_PER_S = 5_000_000
 STARTING_S = 300 + protocol.LONGEST_IMPORT_S
 # What rides in a command, compressed. Linux takes no argument over 128 KiB, and base 64 makes four bytes of three.
 COMMAND_BYTES = 64 << 10
@@ -125,8 +127,13 @@ def stage(
         name=keys.task_name(job.name, job.id),
         containers=[container],
         tags=[keys.OURS, keys.job_tag(job.id), watch_tag, *job.options.tags],
-        execution_time_limit_sec=max(SHORTEST_TIME_LIMIT_S, math.ceil(job.timeout_s + STARTING_S)),
+        execution_time_limit_sec=max(SHORTEST_TIME_LIMIT_S, math.ceil(job.timeout_s + STARTING_S + _fetching_s(job))),
     )
+
+
+def _fetching_s(job: Job) -> int:
+    """Tell how long the container may take to fetch what a job sends it, on a slow day."""
+    return sum(segment.size for segment in job.segments) // FETCHED_BYTES_PER_S
 
 
 def _payload(job: Job, bucket: Bucket | None) -> bytes:
@@ -181,22 +188,22 @@ def _folded(payload: bytes) -> str | None:
     return base64.b64encode(packed).decode() if len(packed) <= COMMAND_BYTES else None
 
 
-def unstage(job: Job, bucket: Bucket, attempts: int, *, checkpoints: bool) -> None:
+def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool) -> None:
     """Remove what only the containers of a job needed; what cannot be removed stays, and is told in the log.
 
     Args:
-        job: the job.
+        job_id: the job.
         bucket: where it was staged.
         attempts: how many attempts it had.
-        checkpoints: whether nobody needs what it has saved either.
+        checkpoints: whether there are any, which nobody needs either.
     """
     numbers = range(1, attempts + 1)
-    unused = [keys.payload(job.id), *(keys.addresses(job.id, attempt) for attempt in numbers)]
-    if checkpoints and job.options.retries is not None:
+    unused = [keys.payload(job_id), *(keys.addresses(job_id, attempt) for attempt in numbers)]
+    if checkpoints:
         slots = itertools.product(numbers, range(CHECKPOINT_SLOTS))
-        unused += [keys.checkpoint(job.id, attempt, slot) for attempt, slot in slots]
+        unused += [keys.checkpoint(job_id, attempt, slot) for attempt, slot in slots]
     for key in unused:
         try:
             bucket.delete(key)
         except StorageError as error:
-            _log.warning("an object of %s stays in the bucket: %s", job.name, error)
+            _log.warning("an object of job %s stays in the bucket: %s", job_id, error)

@@ -213,8 +213,10 @@ class Submitter:
             raise Unknown(str(error)) from error
         if holder in (None, CLIENT):
             raise GivenUp("the service shows no task; if it makes one yet, that will not start")
+        if not holder:
+            raise Unknown("somebody has started it, and its claim does not say who")
         try:
-            task = self.client.tasks.get(holder or "")
+            task = self.client.tasks.get(holder)
         except errors.ApiError as error:
             raise Unknown(f"task {holder} has started it, and cannot be seen: {error}") from error
         if not identity.owns(task):

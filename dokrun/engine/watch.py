@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,8 +19,9 @@ _log = logging.getLogger("dokrun.engine")
 FIRST_INTERVAL_S = 0.05
 LONGEST_INTERVAL_S = 5.0
 GROWTH = 1.25
-# So many 401 in a row show that the API key is no longer good.
+# So many 401 in a row, over so many seconds, show that the API key is no longer good.
 REFUSALS = 3
+REFUSED_FOR_S = 60.0
 # What one request tells about; more jobs than this are asked for in several requests.
 BATCH_SIZE = resources.PAGE_SIZE
 
@@ -41,7 +43,7 @@ class Watched:
 class Batch:
     """Jobs that are asked for together, by a tag that their tasks share.
 
-    `watched` has the jobs by their own tags; `refusals` are the 401 in a row.
+    `watched` has the jobs by their own tags; `refusals` are the 401 in a row, the first of them at `refused_at`.
     """
 
     tag: str = field(default_factory=lambda: keys.batch_tag(keys.new_id()))
@@ -49,23 +51,36 @@ class Batch:
     watched: dict[str, Watched] = field(default_factory=dict)
     statuses: dict[str, str] = field(default_factory=dict)
     refusals: int = 0
+    refused_at: float = 0.0
+
+    @classmethod
+    def of_job(cls, job_id: str) -> Batch:
+        """Make the batch of one job alone, which no other's task shall belong to."""
+        return cls(keys.job_tag(job_id), given=BATCH_SIZE)
 
 
 class Watcher:
     """Tells each watched job how its tasks are, as long as the job wants to know.
 
     Asked for by tag and not by id, a second task of the same job shows too, however late.
+
+    Args:
+        client: DOK.
+        refused_for_s: for how many seconds the service must have refused to answer before that is taken for final.
     """
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, *, refused_for_s: float = REFUSED_FOR_S) -> None:
         self._client = client
+        self._refused_for_s = refused_for_s
         self._changed = threading.Condition()
         self._batches: list[Batch] = []
         self._new = False
         self._closed = False
-        self._thread: threading.Thread | None = None
         # A failed look is told once, until one succeeds.
         self._level = logging.WARNING
+        # Started now: while the interpreter ends, it cannot be.
+        self._thread = threading.Thread(target=self._run, name="dokrun-watcher", daemon=True)
+        self._thread.start()
 
     def batch(self) -> Batch:
         """Tell the batch that a new job's task shall belong to: its tag goes into the task's definition."""
@@ -82,10 +97,6 @@ class Watcher:
             if batch not in self._batches:
                 self._batches.insert(0, batch)
             self._new = True
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name="dokrun-watcher", daemon=True)
-                thread.start()  # which fails while the interpreter ends
-                self._thread = thread
             self._changed.notify()
 
     def close(self) -> None:
@@ -93,8 +104,7 @@ class Watcher:
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join()
+        self._thread.join()
 
     def _run(self) -> None:
         interval_s = FIRST_INTERVAL_S
@@ -115,8 +125,9 @@ class Watcher:
         try:
             self._ask(batch, watched)
         except Unauthorized as error:
+            batch.refused_at = batch.refused_at if batch.refusals else time.monotonic()
             batch.refusals += 1
-            if batch.refusals >= REFUSALS:
+            if batch.refusals >= REFUSALS and time.monotonic() - batch.refused_at >= self._refused_for_s:
                 for tag, one in watched.items():
                     self._forget(batch, tag, one)
                     one.fail(error)

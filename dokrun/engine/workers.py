@@ -6,16 +6,19 @@ would first submit every task that is still queued, only to cancel it.
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
 
+_log = logging.getLogger("dokrun.engine")
+
 Work = Callable[[], object]
 
 
 class Workers:
-    """`count` daemon threads, all started now: while the interpreter ends, none can be. Work must not raise."""
+    """`count` daemon threads, all started now: while the interpreter ends, none can be. What work raises is logged."""
 
     def __init__(self, count: int, name: str) -> None:
         self._queue: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
@@ -48,4 +51,8 @@ class Workers:
             work = self._queue.get()
             if work is None:
                 return
-            work()
+            try:
+                work()
+            except BaseException:  # noqa: BLE001 - see below
+                # Somebody's callback may raise whatever it likes, SystemExit too; the next job needs this thread.
+                _log.exception("a callback, or dokrun itself, has failed")
