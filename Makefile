@@ -1,6 +1,8 @@
 # Everything runs in .venv, which is made from requirements.lock: with uv where it is there, else with venv and pip.
 PYTHON ?= python3
 BIN := .venv/bin
+# More than the processors, since most tests wait for their child processes.
+WORKERS ?= 3
 
 .PHONY: demo test soak lint format bench grid lock clean
 
@@ -8,11 +10,11 @@ demo: .venv/ready
 	$(BIN)/python examples/sweep_digits.py
 
 test: .venv/ready
-	$(BIN)/python -m pytest $(PYTEST)
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) $(PYTEST)
 
 # Ten times as many sequences of troubles, and others each time.
 soak: .venv/ready
-	DOKRUN_SOAK=2000 $(BIN)/python -m pytest tests/test_stateful.py $(PYTEST)
+	DOKRUN_SOAK=2000 $(BIN)/python -m pytest --numprocesses $(WORKERS) tests/test_stateful.py $(PYTEST)
 
 lint: .venv/ready
 	$(BIN)/ruff format --check .

@@ -1,13 +1,15 @@
-"""The fixtures that the roads share: an emulator and an object store in this process, as an account names them."""
+"""What all tests share: an emulator and an object store in this process, an account of both, and the workers."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 import secrecy
+from xdist.scheduler import LoadScopeScheduling
 
 from dokrun import engine
 from dokrun.api import Client
@@ -15,6 +17,28 @@ from dokrun.emulator import Emulator
 from dokrun.emulator.objects import ObjectStore
 
 BUCKET = "dokrun-tests"
+
+
+class Scheduler(LoadScopeScheduling):  # type: ignore[misc] # xdist tells no types
+    """Gives one test after the other to whichever worker is free, and those of a group all to the same worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return group_of(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
+
+
+@functools.cache
+def group_of(file: Path) -> str:
+    """Tell the group of a file's tests; most files have none."""
+    if "\nfrom containers import " in file.read_text(encoding="utf-8"):
+        return "containers"  # they share one engine, and look at all that it has
+    if file.name in ("test_grid.py", "test_service.py"):
+        return file.name  # the one collects all tests, which takes seconds; the other may have one real account
+    return ""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Scheduler:
+    return Scheduler(config, log)
 
 
 @pytest.fixture(scope="session")
