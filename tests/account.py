@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from clocks import ManualClock
 from places import briefly
 
@@ -19,6 +20,7 @@ from dokrun import config, engine
 from dokrun.api import Client
 from dokrun.api.models import Task
 from dokrun.emulator import Behaviour, Emulator, Fault
+from dokrun.emulator.objects import ObjectStore
 from dokrun.engine import Engine
 
 Files = dict[str, bytes]
@@ -117,3 +119,9 @@ def opened(
                 yield account
             finally:
                 engine.reset()
+
+
+@pytest.fixture
+def account(store: ObjectStore, tmp_path: Path) -> Iterator[Account]:
+    with opened(store.url, store.bucket, tmp_path) as account:
+        yield account

@@ -8,7 +8,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -121,12 +120,3 @@ def main_process(job_id: str) -> int:
             if wanted in (entry / "environ").read_bytes() and os.getsid(int(entry.name)) == int(entry.name):
                 return int(entry.name)
     raise AssertionError("there is no such process")
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    pause = threading.Event()
-    for _ in range(6000):
-        if condition():
-            return
-        pause.wait(0.01)
-    raise AssertionError("it did not come to pass")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
-import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import pytest
+from waiting import PATIENCE_S, wait_for
 
 from dokrun.api import Client, models
 from dokrun.emulator import Emulator
 
-PATIENCE_S = 10.0
 PLAN = "v100-32gb"
 # What a task does that runs until its line is hung up.
 STAYS = "line.sendall(b'R'); line.recv(1)"
@@ -32,11 +34,8 @@ def send(dok: Emulator, method: str, path: str, **options: Any) -> httpx.Respons
 
 def end_of(client: Client, task: models.Task) -> models.Task:
     """Wait until a task has ended."""
-    for _ in range(500):
-        if (now := client.tasks.get(task.id)).ended:
-            return now
-        threading.Event().wait(0.02)
-    raise AssertionError(f"task {task.id} does not end")
+    wait_for(lambda: client.tasks.get(task.id).ended)
+    return client.tasks.get(task.id)
 
 
 class Line:
@@ -64,3 +63,19 @@ class Line:
         self._server.close()
         if self._line is not None:
             self._line.close()
+
+
+Lines = Callable[[str], Line]
+
+
+@pytest.fixture
+def lines() -> Iterator[Lines]:
+    """Make lines to tasks; at the end all are cut."""
+    with contextlib.ExitStack() as open_lines:
+
+        def make(code: str) -> Line:
+            line = Line(code)
+            open_lines.callback(line.hang_up)
+            return line
+
+        yield make

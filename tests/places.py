@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 import pytest
-from relay import Relay
+from relay import Hold, Relay
+from waiting import PATIENCE_S, wait_for
 
 import dokrun as dok
 from dokrun import config, engine, keys
@@ -30,7 +31,7 @@ from dokrun.engine import Engine
 from dokrun.engine.journal import Journal
 from dokrun.secret import Secret
 
-PATIENCE_S = 60.0
+__all__ = ["PATIENCE_S", "wait_for"]
 
 # A function that counts its own starts in a file, and stays until another file is there.
 JOB = """
@@ -207,16 +208,6 @@ def briefly(seconds: float) -> None:
     threading.Event().wait(min(seconds, 0.05))
 
 
-def wait_for(what: Callable[[], object]) -> None:
-    """Wait until something is true."""
-    pause = threading.Event()
-    for _ in range(int(PATIENCE_S / 0.02)):
-        if what():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it does not come true")
-
-
 def line(child: subprocess.Popen[str]) -> str:
     """Read a line of a child's output."""
     assert child.stdout is not None
@@ -236,6 +227,15 @@ def abandoned(place: Place, *, until: Callable[[], object] | None = None) -> str
     return handle
 
 
+def killed_at(place: Place, held: Hold) -> str:
+    """Let a client submit a job and be killed when a request of its is held. Tells the handle."""
+    child = place.start(CALL)
+    handle = line(child)
+    held.reached()
+    kill(child)
+    return handle
+
+
 def failure(future: dok.Future[Any]) -> dok.CallFailed:
     error = future.exception(timeout=60)
     assert isinstance(error, dok.CallFailed), error
@@ -245,17 +245,6 @@ def failure(future: dok.Future[Any]) -> dok.CallFailed:
 def kill(child: subprocess.Popen[str]) -> None:
     child.kill()
     assert child.wait(PATIENCE_S) == -9
-
-
-@contextmanager
-def small_disk(folder: Path) -> Iterator[Path]:
-    """A disk of 64 KiB."""
-    folder.mkdir()
-    subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", folder], check=True)
-    try:
-        yield folder
-    finally:
-        subprocess.run(["/bin/umount", "--lazy", folder], check=True)
 
 
 def free_bytes(folder: Path) -> int:

@@ -12,13 +12,13 @@ import email.utils
 import fnmatch
 import http.client
 import http.server
-import socket
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any, Literal
+
+from listening import Listening, QuietServer
 
 from dokrun.emulator import Emulator
 
@@ -57,7 +57,7 @@ class Hold:
         self._gone.set()
 
 
-class Relay:
+class Relay(Listening):
     """The relay. `requests` are the methods and paths that DOK has heard, in order; any thread may look."""
 
     def __init__(self, dok: Emulator) -> None:
@@ -71,15 +71,8 @@ class Relay:
         self.rewrite: Callable[[str, str, bytes], bytes] = lambda _method, _path, body: body
         self.holds: list[Hold] = []
         self.lock = threading.Lock()
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        super().__init__(_Server(self))
         self.api_url = f"{self.url}{self.upstream.path}"
-        self._thread = self._serve()
-
-    def _serve(self) -> threading.Thread:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        return thread
 
     def __enter__(self) -> Relay:  # noqa: PYI034 - nobody makes a class of this
         return self
@@ -87,9 +80,7 @@ class Relay:
     def __exit__(self, *_error: object) -> None:
         for hold in self.holds:
             hold.drop()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.stop()
 
     def hold(self, method: str, pattern: str, when: Literal["before", "after"]) -> Hold:
         """Stop the next request of a method to a path of this pattern."""
@@ -100,30 +91,11 @@ class Relay:
         """Tell how many such requests DOK has heard."""
         return sum(one == method and fnmatch.fnmatchcase(path, pattern) for one, path in list(self.requests))
 
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        """Let nobody listen for a while: the kernel refuses every connection."""
-        self._server.shutdown()
-        self._thread.join()
-        address = self._server.socket.getsockname()
-        self._server.socket.close()
-        try:
-            yield
-        finally:
-            self._server.socket = socket.create_server(address)
-            self._thread = self._serve()
 
-
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class _Server(QuietServer):
     def __init__(self, relay: Relay) -> None:
         self.relay = relay
         super().__init__(("127.0.0.1", 0), _Handler)
-
-    def handle_error(self, *_request: object) -> None:
-        """Say nothing: clients that are killed are what this is for."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

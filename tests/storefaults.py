@@ -16,10 +16,10 @@ import socket
 import struct
 import threading
 import urllib.parse
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from listening import Listening, QuietServer
 
 from dokrun.config import BucketSettings
 from dokrun.emulator.objects import ObjectStore
@@ -104,7 +104,7 @@ class Request:
     status: int | None
 
 
-class FaultyStore:
+class FaultyStore(Listening):
     """The proxy. `injected` and `requests` tell, in order, what it did and what it was asked. For any thread."""
 
     def __init__(self, store: ObjectStore) -> None:
@@ -119,23 +119,14 @@ class FaultyStore:
         self._requests: list[Request] = []
         self.closing = threading.Event()
         self._going_on = threading.Event()
-        self._server = _Server(self)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = self._serve()
-
-    def _serve(self) -> threading.Thread:
-        thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        return thread
+        super().__init__(_Server(self))
 
     def __enter__(self) -> FaultyStore:  # noqa: PYI034 - nobody makes a class of this
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.closing.set()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.stop()
 
     @property
     def settings(self) -> BucketSettings:
@@ -154,19 +145,6 @@ class FaultyStore:
         with self._lock:
             for kept in (self._rules, self._seen, self._injected, self._requests):
                 kept.clear()
-
-    @contextmanager
-    def closed(self) -> Iterator[None]:
-        """Let nobody listen for a while: every connection is refused by the kernel."""
-        self._server.shutdown()
-        self._thread.join()
-        address = self._server.socket.getsockname()
-        self._server.socket.close()
-        try:
-            yield
-        finally:
-            self._server.socket = socket.create_server(address)
-            self._thread = self._serve()
 
     @property
     def injected(self) -> list[Happened]:
@@ -249,12 +227,7 @@ def _error(fault: StoreFault) -> Answer:
     return Answer(fault.status, {"Content-Type": "application/xml"}, body, len(body))
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    # Whoever hangs shall not keep a test from ending.
-    daemon_threads = True
-    request_queue_size = 64
-    block_on_close = False
-
+class _Server(QuietServer):
     def __init__(self, proxy: FaultyStore) -> None:
         self.proxy = proxy
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -265,9 +238,6 @@ class _Server(http.server.ThreadingHTTPServer):
             reset(connection)
             raise ConnectionResetError
         return connection, address
-
-    def handle_error(self, *_request: object) -> None:
-        """Say nothing: clients that go away are what this is for."""
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from places import CALL, JOB, Place, abandoned, failure, free_bytes, kill, line, open_place, place, small_disk, wait_for
+from disks import small_disk
+from places import CALL, JOB, Place, abandoned, failure, free_bytes, kill, line, open_place, place, wait_for
 from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
@@ -211,7 +211,6 @@ def test_a_key_that_is_refused_ends_the_wait_with_the_handle_and_a_good_one_goes
     assert (place.posts(), place.started()) == (2, 2)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_cell_attach_df_a_full_disk_here_ends_with_the_handle_and_a_roomy_one_goes_on(
     finished: tuple[Place, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,22 +16,23 @@ from typing import Any
 
 import cloudpickle
 import pytest
-from attempts import Attempt, job_of, wait_until
+from attempts import Attempt, job_of
 from clocks import ManualClock
-from conftest import point_at
+from proxied import Use, faulty, quick, starts, use
 from storefaults import FaultyStore, StoreFault
+from waiting import wait_for
 
 import dokrun as dok
-from dokrun import config, engine, keys
+from dokrun import engine, keys
 from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.emulator import Emulator
-from dokrun.emulator.objects import ObjectStore
-from dokrun.engine.engine import Engine
 from dokrun.errors import CallTimeout, ShimFailed, Tampered, WorkerDied
 from dokrun.retry import Retry
 from dokrun.shim import protocol
 from dokrun.shim.checkpoint import Checkpoints, pack, restore, state_of
+
+__all__ = ["faulty", "quick", "use"]
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -40,27 +41,10 @@ SAVED = re.compile(r"\[dokrun\] saved checkpoint ([01]) ([0-9a-f]{64}) (\d+)")
 
 
 @pytest.fixture
-def faulty(store: ObjectStore) -> Iterator[FaultyStore]:
-    with FaultyStore(store) as faulty:
-        yield faulty
-
-
-@pytest.fixture
 def bucket(faulty: FaultyStore) -> Iterator[Bucket]:
     bucket = Bucket(faulty.settings)
     yield bucket
     bucket.close()
-
-
-@pytest.fixture
-def quick(
-    account: pytest.MonkeyPatch, dok: Emulator, faulty: FaultyStore, store: ObjectStore, tmp_path: Path
-) -> FaultyStore:
-    """An engine that does not wait, with the store behind the proxy."""
-    point_at(account, dok, store, tmp_path)
-    account.setenv("DOKRUN_S3_ENDPOINT_URL", faulty.url)
-    engine.use(Engine(config.load(), sleep=lambda _seconds: None))
-    return faulty
 
 
 # When it is saved.
@@ -153,7 +137,7 @@ def test_it_is_saved_at_the_end_of_an_attempt_that_failed(
     if reason == protocol.STOPPED:
         assert container.process.stdout is not None
         assert "started" in container.process.stdout.readline()
-        wait_until(lambda: list(tmp_path.rglob("checkpoint/epoch")))
+        wait_for(lambda: list(tmp_path.rglob("checkpoint/epoch")))
         container.process.send_signal(signal.SIGTERM)
     assert container.end() == 0, container.output
     (entry,) = container.manifest["calls"]
@@ -180,6 +164,23 @@ def test_without_a_next_attempt_there_is_a_folder_and_nothing_is_saved(tmp_path:
     assert not faulty.asked("PUT", CHECKPOINTS)
 
 
+class Saver:
+    """Saves a folder as an attempt's checkpoint, in this process."""
+
+    def __init__(self, tmp_path: Path, faulty: FaultyStore) -> None:
+        self.folder = tmp_path / "folder"
+        self.folder.mkdir()
+        self.attempt = Attempt(tmp_path, faulty, lambda: 1)
+        self.attempt.save_checkpoints()
+        put = self.attempt.addresses["checkpoint"]["put"]
+        self.checkpoints = Checkpoints(str(self.folder), str(tmp_path), put, 600.0)
+
+
+@pytest.fixture
+def saver(tmp_path: Path, faulty: FaultyStore) -> Saver:
+    return Saver(tmp_path, faulty)
+
+
 @pytest.mark.parametrize(
     "fault",
     [
@@ -191,31 +192,23 @@ def test_without_a_next_attempt_there_is_a_folder_and_nothing_is_saved(tmp_path:
         pytest.param(StoreFault("garbage", "PUT", CHECKPOINTS), id="garbage"),
     ],
 )
-def test_the_writing_of_a_checkpoint_that_meets(tmp_path: Path, faulty: FaultyStore, fault: StoreFault) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    attempt = Attempt(tmp_path, faulty, lambda: 1)
-    attempt.save_checkpoints()
+def test_the_writing_of_a_checkpoint_that_meets(saver: Saver, faulty: FaultyStore, fault: StoreFault) -> None:
+    attempt = saver.attempt
     attempt.bucket.close()
-    (folder / "epoch").write_text("1")
-    checkpoints = Checkpoints(str(folder), str(tmp_path), attempt.addresses["checkpoint"]["put"], 600.0)
+    (saver.folder / "epoch").write_text("1")
     faulty.add(fault)
-    checkpoints.finish()
+    saver.checkpoints.finish()
     assert [it.what for it in faulty.injected] == [fault.what]
-    assert checkpoints.last is not None
+    assert saver.checkpoints.last is not None
     data = attempt.bucket.read(keys.checkpoint(attempt.job_id, 1, 0), 1 << 20)
     assert data is not None
     assert content(data) == {"epoch": "1"}
 
 
 def test_a_checkpoint_that_cannot_be_saved_leaves_the_last_one_in_its_place(
-    tmp_path: Path, faulty: FaultyStore, capfd: pytest.CaptureFixture[str]
+    saver: Saver, faulty: FaultyStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    attempt = Attempt(tmp_path, faulty, lambda: 1)
-    attempt.save_checkpoints()
-    checkpoints = Checkpoints(str(folder), str(tmp_path), attempt.addresses["checkpoint"]["put"], 600.0)
+    folder, checkpoints = saver.folder, saver.checkpoints
     (folder / "epoch").write_text("1")
     checkpoints.finish()
     first = checkpoints.last
@@ -227,24 +220,20 @@ def test_a_checkpoint_that_cannot_be_saved_leaves_the_last_one_in_its_place(
     output = capfd.readouterr()
     assert "a checkpoint could not be saved" in output.err
     assert "X-Amz" not in output.err + output.out
-    assert saved(attempt, output.out) == [{"epoch": "1"}]
+    assert saved(saver.attempt, output.out) == [{"epoch": "1"}]
 
 
 def test_a_folder_that_changes_while_it_is_packed_waits_for_the_next_time(
-    tmp_path: Path, faulty: FaultyStore, capfd: pytest.CaptureFixture[str]
+    saver: Saver, faulty: FaultyStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    attempt = Attempt(tmp_path, faulty, lambda: 1)
-    attempt.save_checkpoints()
-    checkpoints = Checkpoints(str(folder), str(tmp_path), attempt.addresses["checkpoint"]["put"], 600.0)
+    folder, checkpoints = saver.folder, saver.checkpoints
     (folder / "first").write_text("1")
     looked_at = state_of(str(folder))
     (folder / "second").write_text("2")
     checkpoints._save(looked_at)
     assert not faulty.asked("PUT", CHECKPOINTS), "no half of anything is saved"
     checkpoints.finish()
-    assert saved(attempt, capfd.readouterr().out) == [{"first": "1", "second": "2"}]
+    assert saved(saver.attempt, capfd.readouterr().out) == [{"first": "1", "second": "2"}]
     assert len(faulty.asked("PUT", CHECKPOINTS)) == 1
 
 
@@ -310,10 +299,6 @@ def resume(folder: Path, how: str) -> tuple[int, list[str]]:
     return attempt, before
 
 
-def starts(folder: Path) -> int:
-    return len(list(folder.glob("started-*")))
-
-
 def objects(faulty: FaultyStore, future: dok.Future[Any]) -> list[int]:
     """Tell which places for checkpoints of the first two attempts hold one."""
     bucket = Bucket(faulty.settings)
@@ -334,22 +319,18 @@ def test_the_next_attempt_finds_what_the_last_has_saved_and_a_good_outcome_remov
 
 
 def test_a_call_that_takes_too_long_saves_too_but_is_not_tried_again(quick: FaultyStore, tmp_path: Path) -> None:
-    future = resume.options(timeout=2)(tmp_path, "sleep")
+    future = resume.options(timeout=8)(tmp_path, "sleep")
     assert isinstance(future.exception(timeout=60), CallTimeout)
     engine.reset()
     assert objects(quick, future) == [0], "what a failed call has saved may be all that is left of it"
 
 
-def test_of_a_container_whose_artifact_is_lost_the_last_checkpoint_in_the_log_is_used(
-    account: pytest.MonkeyPatch, store: ObjectStore, faulty: FaultyStore, tmp_path: Path
-) -> None:
+def test_of_a_container_whose_artifact_is_lost_the_last_checkpoint_in_the_log_is_used(use: Use, tmp_path: Path) -> None:
     clock = ManualClock()
     with Emulator(clock=clock) as emulator:
-        point_at(account, emulator, store, tmp_path)
-        account.setenv("DOKRUN_S3_ENDPOINT_URL", faulty.url)
-        engine.use(Engine(config.load(), sleep=lambda _seconds: None))
+        use(emulator)
         future = resume.options(timeout=60)(tmp_path, "sleep")
-        wait_until((tmp_path / "saved").exists)
+        wait_for((tmp_path / "saved").exists)
         with Client(emulator.token, emulator.secret, base_url=emulator.api_url) as client:
             task = client.tasks.get(str(future.task_id))
             assert task.execution_time_limit_sec is not None

@@ -6,18 +6,17 @@ import concurrent.futures
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import account as accounts
 import chores
 import httpx
 import msgspec
 import pytest
-from account import Account, Files
+from account import Account, Files, account
 from clocks import ManualClock
-from places import Place, kill, line, place, wait_for
+from places import Place, failure, kill, line, place, wait_for
 
 import dokrun as dok
 from dokrun.api import Client
@@ -28,21 +27,9 @@ from dokrun.engine.collect import collect
 from dokrun.engine.reports import Expected, Outcome
 from dokrun.shim import envelope
 
-__all__ = ["place"]
+__all__ = ["account", "place"]
 
 PATIENCE_S = 60
-
-
-@pytest.fixture
-def account(store: ObjectStore, tmp_path: Path) -> Iterator[Account]:
-    with accounts.opened(store.url, store.bucket, tmp_path) as account:
-        yield account
-
-
-def failure(future: dok.Future[Any]) -> dok.CallFailed:
-    error = future.exception(timeout=PATIENCE_S)
-    assert isinstance(error, dok.CallFailed), error
-    return error
 
 
 class Collected:

@@ -188,7 +188,7 @@ def test_a_crash_is_told_with_its_signal(road: pytest.MonkeyPatch, image: str) -
 def test_a_call_ends_at_its_timeout_which_may_be_shorter_than_doks(
     road: pytest.MonkeyPatch, image: str, function: Any
 ) -> None:
-    error = failure(function.options(image=image, timeout=4)(600))
+    error = failure(function.options(image=image, timeout=8)(600))
     assert isinstance(error, dok.CallTimeout)
     assert error.ran == "yes"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
@@ -12,33 +11,21 @@ import sys
 import tarfile
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 from clocks import ManualClock
-from emulated import PATIENCE_S, STAYS, Line, end_of, request
+from emulated import STAYS, Lines, end_of, lines, request
+from waiting import PATIENCE_S
 
 from dokrun import errors
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.reaper import Reaper
 
-Lines = Callable[[str], Line]
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """Make lines to tasks; at the end all are cut."""
-    with contextlib.ExitStack() as open_lines:
-
-        def make(code: str) -> Line:
-            line = Line(code)
-            open_lines.callback(line.hang_up)
-            return line
-
-        yield make
+__all__ = ["lines"]
 
 
 def exit_code(task: models.Task) -> int | None:
@@ -219,7 +206,7 @@ def test_a_task_sees_its_own_environment_and_no_other(client: Client, monkeypatc
 
 
 def test_what_a_task_left_running_is_killed_when_its_main_process_ends(client: Client, lines: Lines) -> None:
-    line = lines("subprocess.Popen(['sleep', '60'], pass_fds=[line.fileno()]); line.sendall(b'L')")
+    line = lines("subprocess.Popen(['sleep', '600'], pass_fds=[line.fileno()]); line.sendall(b'L')")
     task = client.tasks.create(request(line.code))
     assert line.hear() == "L"
     assert line.hear() == ""

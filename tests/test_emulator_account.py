@@ -19,6 +19,7 @@ import httpx
 import pytest
 from clocks import ManualClock
 from emulated import end_of, request, send
+from waiting import wait_for
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
@@ -39,12 +40,7 @@ def stream_of(dok: Emulator, task_id: str) -> httpx.Response:
 
 
 def running(client: Client, task_id: str) -> None:
-    pause = threading.Event()
-    for _ in range(1000):
-        if client.tasks.get(task_id).status == "running":
-            return
-        pause.wait(0.01)
-    raise AssertionError("it does not run")
+    wait_for(lambda: client.tasks.get(task_id).status == "running")
 
 
 def listen(address: dict[str, str]) -> Iterator[str]:

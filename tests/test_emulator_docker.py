@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +16,15 @@ import httpx
 import pytest
 from clocks import ManualClock
 from containers import PASSWORD, USERNAME, CuttingEngine, image_with, private_registry, registry, slim_image
-from emulated import STAYS, Line, request, send
+from emulated import STAYS, Lines, end_of, lines, request, send
 from test_emulator import artifact_of, exit_code
+from waiting import PATIENCE_S
 
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator, reaper
 from dokrun.errors import ConfigError
 
-PATIENCE_S = 60.0
-Lines = Callable[[str], Line]
+__all__ = ["lines"]
 
 
 @pytest.fixture(scope="module")
@@ -46,29 +44,6 @@ def talkative(image: str) -> Iterator[str]:
 def dok(image: str) -> Iterator[Emulator]:
     with Emulator(behaviour=Behaviour(runtime="docker")) as dok:
         yield dok
-
-
-@pytest.fixture
-def lines() -> Iterator[Lines]:
-    """Make lines to tasks; at the end all are cut."""
-    with contextlib.ExitStack() as open_lines:
-
-        def make(code: str) -> Line:
-            line = Line(code)
-            line._server.settimeout(PATIENCE_S)
-            open_lines.callback(line.hang_up)
-            return line
-
-        yield make
-
-
-def end_of(client: Client, task: models.Task) -> models.Task:
-    """Wait until a task has ended; a container takes longer than a process, above all on a busy machine."""
-    for _ in range(int(PATIENCE_S / 0.02)):
-        if (now := client.tasks.get(task.id)).ended:
-            return now
-        threading.Event().wait(0.02)
-    raise AssertionError(f"task {task.id} does not end")
 
 
 def run(client: Client, code: str, image: str, **container: Any) -> models.Task:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from clocks import ManualClock
 from emulated import request, send
+from waiting import wait_for
 
 from dokrun import errors
 from dokrun.api import Client
@@ -88,12 +89,7 @@ def test_an_effect_that_is_committed_late_is_seen_late(dok: Emulator, client: Cl
     clock.wait_for_sleeper(20)
     assert count(dok) == 0
     clock.pass_time(20)
-    pause = threading.Event()
-    for _ in range(500):
-        if count(dok) == 1:
-            break
-        pause.wait(0.01)
-    assert count(dok) == 1
+    wait_for(lambda: count(dok) == 1)
     assert happened(dok) == [("POST", "/tasks/", "during", "reset")]
 
 

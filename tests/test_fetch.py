@@ -10,52 +10,31 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from attempts import Attempt, job_of, main_process, wait_until
+from attempts import Attempt, job_of, main_process
 from clocks import ManualClock
-from conftest import point_at
+from proxied import Use, faulty, starts, tasks, use
 from storefaults import FaultyStore, StoreFault, expired
+from waiting import wait_for
 
 import dokrun as dok
-from dokrun import config, engine, keys
-from dokrun.api import Client
+from dokrun import engine, keys
 from dokrun.bucket import Bucket
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.faults import Fault
-from dokrun.emulator.objects import ObjectStore
-from dokrun.engine.engine import Engine
 from dokrun.errors import CallFailed, Tampered, TaskFailed, VersionMismatch
 from dokrun.payload import shim
 from dokrun.shim import fetch, protocol
 
+__all__ = ["faulty", "use"]
+
 SHIM = f"*/blobs/{shim.build().sha256}"
 PAYLOAD = "*/payload"
 STAGINGS = 3
-
-Use = Callable[[Emulator], None]
-
-
-@pytest.fixture
-def faulty(store: ObjectStore) -> Iterator[FaultyStore]:
-    with FaultyStore(store) as faulty:
-        yield faulty
-
-
-@pytest.fixture
-def quick(account: pytest.MonkeyPatch, faulty: FaultyStore, store: ObjectStore, tmp_path: Path) -> Use:
-    """Lets an engine that does not wait use an emulator, with the store behind the proxy."""
-
-    def use(emulator: Emulator) -> None:
-        point_at(account, emulator, store, tmp_path)
-        account.setenv("DOKRUN_S3_ENDPOINT_URL", faulty.url)
-        engine.use(Engine(config.load(), sleep=lambda _seconds: None))
-
-    return use
 
 
 # With a secret in it, even a small payload goes into the bucket.
@@ -63,15 +42,6 @@ def quick(account: pytest.MonkeyPatch, faulty: FaultyStore, store: ObjectStore, 
 def run_with(folder: Path, data: Any = b"") -> int:
     (folder / f"started-{dok.current().task_id}").touch()
     return len(data)
-
-
-def starts(folder: Path) -> int:
-    return len(list(folder.glob("started-*")))
-
-
-def tasks(emulator: Emulator) -> dict[str, Any]:
-    with Client(emulator.token, emulator.secret, base_url=emulator.api_url) as client:
-        return {task.id: task for task in client.tasks.iterate()}
 
 
 def claim(future: dok.Future[Any], faulty: FaultyStore, number: int = 1) -> bytes | None:
@@ -209,9 +179,9 @@ def test_a_container_whose_start_meets(tmp_path: Path, faulty: FaultyStore, faul
     ],
 )
 def test_an_address_that_no_longer_leads_anywhere_is_made_anew(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, fault: StoreFault
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, fault: StoreFault
 ) -> None:
-    quick(dok)
+    use(dok)
     before = tasks(dok)
     data = np.frombuffer(os.urandom(2 << 20), np.uint8)
     path = fault.path.replace("OBJECT", hashlib.sha256(data.tobytes()).hexdigest())
@@ -231,9 +201,9 @@ def test_an_address_that_no_longer_leads_anywhere_is_made_anew(
     ],
 )
 def test_what_the_store_refuses_again_and_again_fails_after_three_tasks_and_did_not_run(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, *, path: str, code: str
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, *, path: str, code: str
 ) -> None:
-    quick(dok)
+    use(dok)
     before = tasks(dok)
     faulty.add(expired(path, method="GET", occurrence=None))
     error = run_with.options(retries=2)(tmp_path).exception(timeout=60)
@@ -253,9 +223,9 @@ def test_what_the_store_refuses_again_and_again_fails_after_three_tasks_and_did_
     ],
 )
 def test_what_was_tampered_with_is_never_opened(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, *, fault: StoreFault, kind: type[CallFailed]
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, *, fault: StoreFault, kind: type[CallFailed]
 ) -> None:
-    quick(dok)
+    use(dok)
     data = np.frombuffer(os.urandom(2 << 20), np.uint8)
     path = fault.path.replace("OBJECT", hashlib.sha256(data.tobytes()).hexdigest())
     faulty.add(StoreFault("tamper", "GET", path, None, at_byte=-100))
@@ -272,13 +242,13 @@ def test_what_was_tampered_with_is_never_opened(
     [pytest.param(8, SHIM, id="cell_start_df"), pytest.param(500, PAYLOAD, id="cell_fetch_df")],
 )
 def test_a_container_whose_disk_is_full_before_the_function_starts_did_not_run_it(
-    quick: Use, faulty: FaultyStore, tmp_path: Path, *, blocks: int, path: str
+    use: Use, faulty: FaultyStore, tmp_path: Path, *, blocks: int, path: str
 ) -> None:
     small = tmp_path / "python-on-a-small-disk"
     small.write_text(f'#!/bin/sh\nulimit -f {blocks}\nexec {sys.executable} "$@"\n')
     small.chmod(0o755)
     with Emulator(behaviour=Behaviour(python=str(small))) as emulator:
-        quick(emulator)
+        use(emulator)
         error = run_with(tmp_path, os.urandom(900_000)).exception(timeout=60)
         assert isinstance(error, CallFailed)
         log = "\n".join(error.log)
@@ -293,9 +263,9 @@ def test_a_container_whose_disk_is_full_before_the_function_starts_did_not_run_i
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 @pytest.mark.parametrize("path", [pytest.param(SHIM, id="cell_start_oo"), pytest.param(PAYLOAD, id="cell_fetch_oo")])
 def test_a_container_that_the_kernel_kills_before_the_function_starts_did_not_run_it(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, path: str
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, path: str
 ) -> None:
-    quick(dok)
+    use(dok)
     faulty.add(StoreFault("hang", "GET", path, None))
     future = run_with(tmp_path)
     for number in range(STAGINGS):
@@ -309,16 +279,17 @@ def test_a_container_that_the_kernel_kills_before_the_function_starts_did_not_ru
 
 @pytest.mark.parametrize("path", [pytest.param(SHIM, id="cell_start_tl"), pytest.param(PAYLOAD, id="cell_fetch_tl")])
 def test_a_time_limit_that_ends_a_container_before_the_function_starts_did_not_run_it(
-    quick: Use, faulty: FaultyStore, tmp_path: Path, path: str
+    use: Use, faulty: FaultyStore, tmp_path: Path, path: str
 ) -> None:
     clock = ManualClock()
     with Emulator(clock=clock) as emulator:
-        quick(emulator)
+        use(emulator)
         faulty.add(StoreFault("hang", "GET", path, None))
         future = run_with(tmp_path)
         for number in range(STAGINGS):
             faulty.wait_for("hang", number + 1)
             (limit_s,) = {task.execution_time_limit_sec for task in tasks(emulator).values()}
+            assert limit_s is not None
             clock.wait_for_sleeper(limit_s)
             clock.pass_time(limit_s)
         error = future.exception(timeout=60)
@@ -329,35 +300,35 @@ def test_a_time_limit_that_ends_a_container_before_the_function_starts_did_not_r
 
 
 def test_cell_fetch_cx_a_call_that_is_cancelled_while_its_container_fetches_does_not_run(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     faulty.add(StoreFault("hang", "GET", PAYLOAD, None))
     future = run_with(tmp_path)
     faulty.wait_for("hang")
     assert future.cancel()
-    wait_until(lambda: tasks(dok)[str(future.task_id)].ended)
+    wait_for(lambda: tasks(dok)[str(future.task_id)].ended)
     assert tasks(dok)[str(future.task_id)].status == "canceled"
     assert future.cancelled()
     assert starts(tmp_path) == 0
 
 
 def test_cell_start_cx_a_container_that_starts_though_it_was_cancelled_in_line_finds_the_claim_taken(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     faulty.add(StoreFault("hold", "GET", PAYLOAD))
     first = run_with(tmp_path)
     faulty.wait_for("hold")
     second = run_with(tmp_path)
-    wait_until(lambda: second.status == "waiting")
+    wait_for(lambda: second.status == "waiting")
     rule = dok.faults.add(Fault("status", path="/tasks/*/cancel/", occurrence=None))
     second.cancel()
-    wait_until(lambda: claim(second, faulty) is not None)
+    wait_for(lambda: claim(second, faulty) is not None)
     faulty.let_go()
     assert first.result(timeout=60) == 0
     task_id = str(second.task_id)
-    wait_until(lambda: tasks(dok)[task_id].ended)
+    wait_for(lambda: tasks(dok)[task_id].ended)
     dok.faults.remove(rule)
     assert next(it.path for it in dok.faults.injected if it.rule == rule).endswith("/cancel/")
     assert tasks(dok)[task_id].containers[0].exit_code == protocol.CLAIM_LOST
@@ -378,13 +349,13 @@ def other_python() -> str | None:
 
 
 def test_cell_start_vm_an_image_with_another_python_opens_nothing_and_is_not_tried_again(
-    quick: Use, faulty: FaultyStore, tmp_path: Path
+    use: Use, faulty: FaultyStore, tmp_path: Path
 ) -> None:
     python = other_python()
     if python is None:
         pytest.skip("this machine has no other Python")
     with Emulator(behaviour=Behaviour(python=python)) as emulator:
-        quick(emulator)
+        use(emulator)
         future = run_with(tmp_path)
         error = future.exception(timeout=60)
         assert isinstance(error, VersionMismatch)
@@ -414,9 +385,9 @@ SCRIPT = """
 
 @pytest.mark.parametrize("path", [pytest.param(SHIM, id="cell_start_k9"), pytest.param(PAYLOAD, id="cell_fetch_k9")])
 def test_a_client_that_is_killed_while_the_container_starts_loses_nothing(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, path: str
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path, path: str
 ) -> None:
-    quick(dok)
+    use(dok)
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     faulty.add(StoreFault("hold", "GET", path))
     child = subprocess.Popen([sys.executable, tmp_path / "script.py", tmp_path], stdout=subprocess.PIPE, text=True)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from disks import small_disk
 
 import dokrun as dok
 
@@ -112,17 +113,10 @@ def test_a_destination_that_cannot_be_made_is_told_with_its_name_and_what_to_do(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that is full after a mebibyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("only root can mount a disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 @dok.remote(plan="v100-32gb")
@@ -137,39 +131,39 @@ def leave_much(*, noise: bool) -> bytes:
 @pytest.mark.parametrize("noise", [True, False], ids=["noise", "zeros"])
 @pytest.mark.usefixtures("account")
 def test_a_disk_here_that_is_full_is_told_as_such_and_the_files_come_when_there_is_room(
-    small_disk: Path, *, noise: bool
+    disk: Path, *, noise: bool
 ) -> None:
     future = leave_much(noise=noise)
     with pytest.raises(dok.DiskError, match=r"No space left on device.*make room there.*72 hours") as caught:
-        future.download(small_disk / "out")
-    assert str(small_disk / "out") in str(caught.value)
-    assert list(small_disk.iterdir()) == [], "nothing takes up the little room there is"
-    subprocess.run(["mount", "-o", "remount,size=32m", small_disk], check=True)
-    assert [path.name for path in future.download(small_disk / "out")] == ["large", "small"]
+        future.download(disk / "out")
+    assert str(disk / "out") in str(caught.value)
+    assert list(disk.iterdir()) == [], "nothing takes up the little room there is"
+    subprocess.run(["mount", "-o", "remount,size=32m", disk], check=True)
+    assert [path.name for path in future.download(disk / "out")] == ["large", "small"]
 
 
 @pytest.mark.usefixtures("account")
 def test_files_need_room_where_they_shall_lie_and_nowhere_else(
-    small_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     future = leave_much(noise=True)
     assert len(future.files()) == 2
-    monkeypatch.setattr(tempfile, "tempdir", str(small_disk))
+    monkeypatch.setattr(tempfile, "tempdir", str(disk))
     assert len(future.download(tmp_path / "out")) == 2
 
 
 @pytest.mark.parametrize("noise", [True, False], ids=["noise", "zeros"])
 @pytest.mark.usefixtures("account")
 def test_cell_download_df_a_result_that_this_machine_cannot_take_is_told_as_such_and_attach_fetches_it(
-    small_disk: Path, *, noise: bool
+    disk: Path, *, noise: bool
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tempfile, "tempdir", str(small_disk))
+        patch.setattr(tempfile, "tempdir", str(disk))
         error = leave_much(noise=noise).exception(timeout=60)
     assert isinstance(error, dok.ResultNotFetched)
-    assert f"below {small_disk} on this machine (No space left on device)" in str(error)
+    assert f"below {disk} on this machine (No space left on device)" in str(error)
     assert (error.ran, error.still_runs) == ("maybe", False)
-    assert list(small_disk.iterdir()) == []
+    assert list(disk.iterdir()) == []
     assert dok.attach(error.handle).exception(timeout=60) is None
 
 

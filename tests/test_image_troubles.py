@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from disks import small_disk
 from fake_engine import FakeEngine
 from places import PATIENCE_S, Place, kill, line, place, wait_for
 from registries import CREDENTIALS, DIGEST, MANIFEST, SECRET, Answer, FakeRegistry, sha256
@@ -222,7 +223,7 @@ def test_cell_image_tl_a_push_that_never_ends_is_not_begun_again(fake: FakeRegis
 
 
 def test_cell_image_df_a_full_disk_here_is_told_and_nothing_is_built(
-    fake: FakeRegistry, docker: FakeEngine, small_disk: Path, tmp_path: Path
+    fake: FakeRegistry, docker: FakeEngine, disk: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "large").write_bytes(bytes(1 << 20))
     script = (
@@ -234,7 +235,7 @@ def test_cell_image_df_a_full_disk_here_is_told_and_nothing_is_built(
 
     def told() -> str:
         command = [sys.executable, "-c", script, str(tmp_path / "large"), f"{fake.host}/team/dokrun:1"]
-        environ = {**os.environ, "TMPDIR": str(small_disk)}
+        environ = {**os.environ, "TMPDIR": str(disk)}
         return subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout
 
     assert told().startswith("ImageError the image was not built, since this machine cannot write")
@@ -252,17 +253,10 @@ def test_cell_image_df_a_folder_for_temporary_files_that_is_gone_is_told(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that is full after 256 KiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("only root can mount a disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "256k") as disk:
+        yield disk
 
 
 # --- on the road to a task

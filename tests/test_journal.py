@@ -10,7 +10,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from places import CALL, Place, kill, line, place, small_disk, wait_for
+from disks import small_disk
+from places import CALL, Place, kill, line, place, wait_for
 
 import dokrun as dok
 from dokrun import engine
@@ -257,7 +258,6 @@ def test_cell_journal_to_a_record_that_cannot_be_read_is_told(place: Place, text
         made.attach(job_id)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
 def test_cell_journal_df_a_full_disk_is_told_and_nothing_is_sent(place: Place) -> None:
     with small_disk(place.state) as state:
         state.chmod(0o700)

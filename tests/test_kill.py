@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from places import ATTACH, CALL, JOB, Place, kill, line, place, wait_for
+from places import ATTACH, CALL, JOB, Place, kill, killed_at, line, place, wait_for
 
 import dokrun as dok
 
@@ -59,12 +59,9 @@ def test_a_client_that_is_killed_while_it_writes_a_step_leaves_one_task_and_its_
 
 def test_cell_journal_k9_a_client_that_is_killed_before_its_request_arrives_has_made_no_task(place: Place) -> None:
     held = place.relay.hold("POST", "*/tasks/", "before")
-    child = place.start(CALL)
-    handle = line(child)
-    held.reached()
-    assert place.steps(handle) == ["intended"]
-    kill(child)
+    handle = killed_at(place, held)
     held.drop()
+    assert place.steps(handle) == ["intended"]
     place.here()
     with pytest.raises(dok.SubmitFailed, match="call the function again") as caught:
         dok.attach(handle).result(timeout=60)
@@ -74,12 +71,9 @@ def test_cell_journal_k9_a_client_that_is_killed_before_its_request_arrives_has_
 
 def test_cell_journal_k9_a_client_that_is_killed_before_it_hears_the_answer_has_one_task(place: Place) -> None:
     held = place.relay.hold("POST", "*/tasks/", "after")
-    child = place.start(CALL)
-    handle = line(child)
-    held.reached()
-    assert place.steps(handle) == ["intended"]
-    kill(child)
+    handle = killed_at(place, held)
     held.drop()
+    assert place.steps(handle) == ["intended"]
     place.gate.touch()
     assert attached(place, handle) == 42
     assert (place.posts(), len(place.tasks()), place.started()) == (1, 1, 1)

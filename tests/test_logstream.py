@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,10 @@ import account as accounts
 import chores
 import httpx
 import pytest
-from account import Account
+from account import Account, account
 from clocks import ManualClock
 from emulated import end_of, request
-from places import wait_for
+from places import failure, wait_for
 from severed import Severed
 from test_shim import Container, Site, payload, site
 
@@ -31,23 +31,11 @@ from dokrun.engine.lost import Log, read_log
 from dokrun.engine.reports import Expected
 from dokrun.shim import protocol
 
-__all__ = ["site"]
+__all__ = ["account", "site"]
 
 PATIENCE_S = 60
 ADDRESS, BYTES = "/tasks/*/download/output/", "/downloads/output/*"
 STREAM = "/tasks/*/containers/0/stream/"
-
-
-@pytest.fixture
-def account(store: ObjectStore, tmp_path: Path) -> Iterator[Account]:
-    with accounts.opened(store.url, store.bucket, tmp_path) as account:
-        yield account
-
-
-def failure(future: dok.Future[Any]) -> dok.CallFailed:
-    error = future.exception(timeout=PATIENCE_S)
-    assert isinstance(error, dok.CallFailed), error
-    return error
 
 
 class Detour(httpx.BaseTransport):

@@ -8,48 +8,30 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
-from attempts import Attempt, job_of, main_process, wait_until
+from attempts import Attempt, job_of, main_process
 from clocks import ManualClock
-from conftest import point_at
+from disks import small_disk
+from proxied import Use, faulty, starts, tasks, use
 from storefaults import FaultyStore, StoreFault
+from waiting import wait_for
 
 import dokrun as dok
-from dokrun import config, engine
+from dokrun import engine
 from dokrun.api import Client
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.faults import Fault
-from dokrun.emulator.objects import ObjectStore
-from dokrun.engine.engine import Engine
 from dokrun.errors import CallTimeout, ResultNotWritten, TaskFailed, VersionMismatch, WorkerDied
 from dokrun.shim import protocol
 
+__all__ = ["faulty", "use"]
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-Use = Callable[[Emulator], None]
-
-
-@pytest.fixture
-def faulty(store: ObjectStore) -> Iterator[FaultyStore]:
-    with FaultyStore(store) as faulty:
-        yield faulty
-
-
-@pytest.fixture
-def quick(account: pytest.MonkeyPatch, faulty: FaultyStore, store: ObjectStore, tmp_path: Path) -> Use:
-    """Lets an engine that does not wait use an emulator, with the store behind the proxy."""
-
-    def use(emulator: Emulator) -> None:
-        point_at(account, emulator, store, tmp_path)
-        account.setenv("DOKRUN_S3_ENDPOINT_URL", faulty.url)
-        engine.use(Engine(config.load(), sleep=lambda _seconds: None))
-
-    return use
 
 
 class Slow:
@@ -77,16 +59,7 @@ def gate(tmp_path: Path) -> Path:
 
 
 def wait_for_writing(folder: Path) -> None:
-    wait_until((folder / "writing").exists)
-
-
-def starts(folder: Path) -> int:
-    return len(list(folder.glob("started-*")))
-
-
-def tasks(emulator: Emulator) -> dict[str, Any]:
-    with Client(emulator.token, emulator.secret, base_url=emulator.api_url) as client:
-        return {task.id: task for task in client.tasks.iterate()}
+    wait_for((folder / "writing").exists)
 
 
 # The disk.
@@ -101,9 +74,9 @@ def return_too_much(folder: Path) -> bytes:
 
 
 def test_cell_write_df_a_result_that_the_containers_disk_does_not_take_is_told_as_such(
-    quick: Use, dok: Emulator, tmp_path: Path
+    use: Use, dok: Emulator, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     error = return_too_much(tmp_path).exception(timeout=60)
     assert isinstance(error, ResultNotWritten)
     assert error.ran == "yes"
@@ -112,19 +85,14 @@ def test_cell_write_df_a_result_that_the_containers_disk_does_not_take_is_told_a
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that is full after four mebibytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a disk")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        yield disk
 
 
 def test_cell_write_df_a_function_that_has_filled_the_whole_disk_still_has_an_outcome(
-    small_disk: Path, faulty: FaultyStore
+    disk: Path, faulty: FaultyStore
 ) -> None:
     def fill() -> bytes:
         with (dok.artifact_dir() / "everything").open("wb", buffering=0) as file:
@@ -135,7 +103,7 @@ def test_cell_write_df_a_function_that_has_filled_the_whole_disk_still_has_an_ou
                 pass
         return b"x" * 50_000
 
-    attempt = Attempt(small_disk, faulty, fill)
+    attempt = Attempt(disk, faulty, fill)
     container = attempt.container()
     assert container.end() == 0, container.output
     (entry,) = container.manifest["calls"]
@@ -148,9 +116,9 @@ def test_cell_write_df_a_function_that_has_filled_the_whole_disk_still_has_an_ou
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are found in /proc")
 def test_cell_write_oo_a_container_that_the_kernel_kills_while_the_result_is_written_did_run_it(
-    quick: Use, dok: Emulator, gate: Path
+    use: Use, dok: Emulator, gate: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     future = end_slowly(gate)
     wait_for_writing(gate)
     os.kill(main_process(job_of(future)), signal.SIGKILL)
@@ -173,9 +141,9 @@ class Dying:
 
 
 def test_cell_write_oo_a_process_that_the_kernel_kills_while_the_result_is_written_did_run_it(
-    quick: Use, dok: Emulator, tmp_path: Path
+    use: Use, dok: Emulator, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     error = die_as_it_is_written(tmp_path).exception(timeout=60)
     assert isinstance(error, WorkerDied)
     assert (error.ran, error.signal) == ("yes", signal.SIGKILL)
@@ -183,25 +151,26 @@ def test_cell_write_oo_a_process_that_the_kernel_kills_while_the_result_is_writt
 
 
 def test_cell_write_tl_a_result_that_takes_longer_to_write_than_the_call_may_take(
-    quick: Use, dok: Emulator, gate: Path
+    use: Use, dok: Emulator, gate: Path
 ) -> None:
-    quick(dok)
-    error = end_slowly.options(timeout=2)(gate).exception(timeout=60)
-    assert (gate / "writing").exists()
+    use(dok)
+    error = end_slowly.options(timeout=8)(gate).exception(timeout=60)
+    assert (gate / "writing").exists(), "it got so far"
     assert isinstance(error, CallTimeout)
     assert error.ran == "yes"
     assert starts(gate) == 1
 
 
 def test_cell_write_tl_a_time_limit_of_the_services_that_comes_while_the_result_is_written(
-    quick: Use, gate: Path
+    use: Use, gate: Path
 ) -> None:
     clock = ManualClock()
     with Emulator(clock=clock) as emulator:
-        quick(emulator)
+        use(emulator)
         future = end_slowly(gate)
         wait_for_writing(gate)
         ((task_id, task),) = tasks(emulator).items()
+        assert task.execution_time_limit_sec is not None
         clock.wait_for_sleeper(task.execution_time_limit_sec)
         clock.pass_time(task.execution_time_limit_sec)
         error = future.exception(timeout=60)
@@ -213,9 +182,9 @@ def test_cell_write_tl_a_time_limit_of_the_services_that_comes_while_the_result_
 
 
 def test_cell_write_cx_a_task_that_somebody_cancels_while_the_result_is_written_did_run(
-    quick: Use, dok: Emulator, gate: Path
+    use: Use, dok: Emulator, gate: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     future = end_slowly(gate)
     wait_for_writing(gate)
     with Client(dok.token, dok.secret, base_url=dok.api_url) as client:
@@ -253,9 +222,9 @@ SCRIPT = """
 
 
 def test_cell_write_k9_a_client_that_is_killed_while_the_result_is_written_loses_nothing(
-    quick: Use, dok: Emulator, gate: Path
+    use: Use, dok: Emulator, gate: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     (gate / "script.py").write_text(textwrap.dedent(SCRIPT))
     child = subprocess.Popen([sys.executable, gate / "script.py", gate], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
@@ -274,16 +243,14 @@ def count(folder: Path) -> str | None:
     return dok.current().task_id
 
 
-def test_cell_write_du_of_one_call_that_the_service_takes_twice_there_is_one_outcome(
-    quick: Use, tmp_path: Path
-) -> None:
+def test_cell_write_du_of_one_call_that_the_service_takes_twice_there_is_one_outcome(use: Use, tmp_path: Path) -> None:
     with Emulator(behaviour=Behaviour(slots=2)) as emulator:
-        quick(emulator)
+        use(emulator)
         emulator.faults.add(Fault("duplicate", method="POST", path="/tasks/", phase="after"))
         future = count(tmp_path)
         holder = future.result(timeout=60)
         assert len(emulator.faults.injected) == 1
-        wait_until(lambda: all(task.ended for task in tasks(emulator).values()))
+        wait_for(lambda: all(task.ended for task in tasks(emulator).values()))
         ended = {task.id: task for task in tasks(emulator).values()}
         assert len(ended) == 2
         (other,) = [task for task in ended.values() if task.id != holder]
@@ -301,9 +268,9 @@ def save_and_end(folder: Path) -> str:
 
 
 def test_cell_write_ue_a_checkpoint_whose_address_has_expired_costs_the_checkpoint_and_not_the_outcome(
-    quick: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
+    use: Use, dok: Emulator, faulty: FaultyStore, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     faulty.add(StoreFault("status", "PUT", "*/checkpoints/*", None, status=403, code="ExpiredToken"))
     error = save_and_end(tmp_path).exception(timeout=60)
     assert faulty.injected
@@ -322,9 +289,9 @@ def speak_another_format(folder: Path) -> int:
 
 
 def test_cell_write_vm_a_result_of_another_format_is_told_as_another_version(
-    quick: Use, dok: Emulator, tmp_path: Path
+    use: Use, dok: Emulator, tmp_path: Path
 ) -> None:
-    quick(dok)
+    use(dok)
     error = speak_another_format(tmp_path).exception(timeout=60)
     assert isinstance(error, VersionMismatch)
     assert error.ran == "yes"

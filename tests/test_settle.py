@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import account as accounts
 import chores
 import pytest
-from account import Account
+from account import Account, account
 from clocks import ManualClock
-from places import Place, kill, line, place, wait_for
+from disks import small_disk
+from places import Place, failure, kill, line, place, wait_for
+from proxied import faulty
 from storefaults import FaultyStore, StoreFault, expired
 
 import dokrun as dok
@@ -24,7 +24,7 @@ from dokrun.bucket import Bucket
 from dokrun.emulator import Behaviour, Fault
 from dokrun.emulator.objects import ObjectStore
 
-__all__ = ["place"]
+__all__ = ["account", "faulty", "place"]
 
 PATIENCE_S = 60
 # More than rides in a command, so that there is something to remove.
@@ -33,28 +33,10 @@ STAYS = "stays in the bucket"
 
 
 @pytest.fixture
-def account(store: ObjectStore, tmp_path: Path) -> Iterator[Account]:
-    with accounts.opened(store.url, store.bucket, tmp_path) as account:
-        yield account
-
-
-@pytest.fixture
-def faulty(store: ObjectStore) -> Iterator[FaultyStore]:
-    with FaultyStore(store) as faulty:
-        yield faulty
-
-
-@pytest.fixture
 def beyond(faulty: FaultyStore, tmp_path: Path) -> Iterator[Account]:
     """An account whose store goes wrong."""
     with accounts.opened(faulty.url, faulty.bucket, tmp_path) as account:
         yield account
-
-
-def failure(future: dok.Future[Any]) -> dok.CallFailed:
-    error = future.exception(timeout=PATIENCE_S)
-    assert isinstance(error, dok.CallFailed), error
-    return error
 
 
 def payload_of(handle: str) -> str:
@@ -120,17 +102,10 @@ def test_what_cannot_be_cleaned_up_is_told_and_the_outcome_stands(
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of its own that is full after a mebibyte."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = os.geteuid() == 0 and subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if not mounted or mounted.returncode:
-        pytest.skip("only root can mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        yield disk
 
 
 def fill(path: Path) -> None:
@@ -141,16 +116,16 @@ def fill(path: Path) -> None:
 
 
 def test_cell_settle_df_an_outcome_that_cannot_be_written_down_here_is_given_with_a_warning(
-    account: Account, small_disk: Path, caplog: pytest.LogCaptureFixture
+    account: Account, disk: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     account.here("disk/state")
     future = chores.stay(account.starts, account.folder / "gate")
     wait_for(lambda: chores.started(account.starts))
-    fill(small_disk / "filler")
+    fill(disk / "filler")
     (account.folder / "gate").touch()
     assert future.result(timeout=PATIENCE_S) == 42
     assert "goes on, but the journal" in caplog.text
-    (small_disk / "filler").unlink()
+    (disk / "filler").unlink()
     assert dok.attach(future.handle).result(timeout=PATIENCE_S) == 42
     assert chores.started(account.starts) == 1
 
@@ -268,10 +243,10 @@ def test_cell_run_tl_a_function_that_runs_into_the_tasks_limit_has_run(
 
 
 def test_cell_run_tl_a_function_that_takes_longer_than_its_timeout_has_run(account: Account) -> None:
-    error = failure(chores.stay.options(timeout=0.5)(account.starts, account.folder / "gate"))
+    error = failure(chores.stay.options(timeout=4)(account.starts, account.folder / "gate"))
     assert isinstance(error, dok.CallTimeout)
     assert error.ran == "yes"
-    assert "0.5 s" in str(error)
+    assert "4 s" in str(error)
     assert chores.started(account.starts) == 1
 
 

@@ -111,8 +111,11 @@ class Container:
         )
 
     def run(self) -> str:
-        process = self.start()
-        output, _ = process.communicate(timeout=60)
+        with self.start() as process:
+            try:
+                output, _ = process.communicate(timeout=60)
+            finally:
+                process.kill()  # with all its processes, where it does not end
         assert process.returncode == 0, output
         return output
 
@@ -212,8 +215,8 @@ def test_a_timeout_ends_the_worker_with_all_its_children(container: Container, t
         subprocess.Popen(["sleep", "600"], stdout=held.open("wb"))
         time.sleep(600)
 
-    container.give(payload(stuck, timeout_s=1.0))
-    reader = threading.Thread(target=held.read_bytes)
+    container.give(payload(stuck, timeout_s=4.0))
+    reader = threading.Thread(target=held.read_bytes, daemon=True)
     reader.start()
     container.run()
     reader.join(timeout=30)
@@ -331,13 +334,19 @@ def test_a_payload_that_is_gone_is_told_without_its_signature(container: Contain
     assert "canary" not in container.manifest["failure"]["message"] + output
 
 
-def test_a_pickle_of_another_python_is_refused_with_both_versions(container: Container) -> None:
-    container.give(payload(lambda: 1, python="3.1.4"))
+def wrong_version(container: Container) -> str:
+    """Tell the words with which what the container was given is refused, as of another version."""
     container.run()
     failure = container.manifest["failure"]
     assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
-    assert "Python 3.1.4" in failure["message"]
-    assert platform.python_version() in failure["message"]
+    return str(failure["message"])
+
+
+def test_a_pickle_of_another_python_is_refused_with_both_versions(container: Container) -> None:
+    container.give(payload(lambda: 1, python="3.1.4"))
+    message = wrong_version(container)
+    assert "Python 3.1.4" in message
+    assert platform.python_version() in message
 
 
 def test_a_source_file_that_would_lie_elsewhere_is_refused(container: Container, tmp_path: Path) -> None:
@@ -500,19 +509,15 @@ def test_a_module_in_the_containers_working_folder_does_not_stand_before_the_sta
 
 def test_a_pickle_of_another_cloudpickle_is_refused_with_both_versions(container: Container) -> None:
     container.give(payload(lambda: 1, cloudpickle="0.0.1"))
-    container.run()
-    failure = container.manifest["failure"]
-    assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
-    assert "0.0.1" in failure["message"]
-    assert cloudpickle.__version__ in failure["message"]
+    message = wrong_version(container)
+    assert "0.0.1" in message
+    assert cloudpickle.__version__ in message
 
 
 def test_an_envelope_of_another_format_is_refused_as_another_version(container: Container) -> None:
     container.give(payload(lambda: 1).replace(b'"format":1', b'"format":9'))
-    container.run()
-    failure = container.manifest["failure"]
-    assert (failure["reason"], failure["ran"]) == (protocol.WRONG_VERSION, "no")
-    assert "format 9" in failure["message"]
+    message = wrong_version(container)
+    assert "format 9" in message
 
 
 def test_several_workers_run_at_once_each_with_a_gpu_of_its_own(container: Container, tmp_path: Path) -> None:
@@ -550,22 +555,31 @@ def test_a_call_that_takes_too_long_tells_the_log_where_it_was_even_if_it_holds_
 
         ctypes.PyDLL(None).sleep(600)  # a PyDLL keeps the GIL while it calls
 
-    container.give(payload(never_lets_go, timeout_s=1.0))
+    container.give(payload(never_lets_go, timeout_s=4.0))
     output = container.run()
     assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
     assert "in never_lets_go" in output
 
 
-def test_what_a_call_leaves_running_does_not_cost_the_next_one(container: Container) -> None:
+def test_what_a_call_leaves_running_does_not_cost_the_next_one(container: Container, tmp_path: Path) -> None:
+    lit = tmp_path / "lit"
+    os.mkfifo(lit)
+
     def leave_a_bomb() -> int:
-        threading.Thread(target=lambda: (threading.Event().wait(0.3), os._exit(5)), daemon=True).start()
+        threading.Thread(target=lambda: (lit.read_bytes(), os._exit(5)), daemon=True).start()
         return 1
 
+    def light_it() -> None:
+        if lit.exists():
+            with lit.open("wb"):
+                lit.unlink()
+            threading.Event().wait()
+
     class Slow:
-        """Takes longer to unpickle than the bomb takes to go off, the first time."""
+        """Lights the bomb and is not unpickled before it has gone off; the second time there is none."""
 
         def __reduce__(self) -> Any:
-            return exec, ("import threading; threading.Event().wait(1.0)",)
+            return light_it, ()
 
     data = payload(leave_a_bomb, lambda _ignored: 2)
     header, segments = envelope.unpack(data)
@@ -573,4 +587,5 @@ def test_what_a_call_leaves_running_does_not_cost_the_next_one(container: Contai
     header["calls"][1]["arguments"] = [len(segments)]
     container.give(envelope.pack(header, [*segments, *slow]))
     container.run()
+    assert not lit.exists(), "the bomb went off"
     assert (container.value(0), container.value(1)) == (1, 2)

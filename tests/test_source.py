@@ -417,14 +417,5 @@ def test_a_main_function_finds_included_files_beside_its_own_as_it_does_here(tmp
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(textwrap.dedent(text))
-    environment = {**os.environ, "DOKRUN_PROFILE": "local", "DOKRUN_STATE_DIR": str(tmp_path / "state")}
-    done = subprocess.run(
-        [sys.executable, *way],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=90,
-        check=False,
-    )
+    done = run(*way, folder=tmp_path)
     assert (done.stdout.strip(), done.returncode) == ("1,2", 0), done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -12,6 +11,7 @@ import msgspec
 import pytest
 from heard import Heard
 from services import CANCEL, CREATE, LIST, Service, Wire, opened
+from waiting import wait_for
 
 from dokrun import errors, keys
 from dokrun.api import Client
@@ -213,7 +213,7 @@ def test_what_never_shows_is_given_up_by_taking_its_claim(attempt: Attempt, kind
     assert attempt.service.injected == attempt.posts == POSTS
     assert attempt.submitter().holder(attempt.identity, 1) == CLIENT
     attempt.service.commit_late()
-    wait_until(lambda: len(attempt.tasks) == (POSTS if kind == "late" else 0))
+    wait_for(lambda: len(attempt.tasks) == (POSTS if kind == "late" else 0))
     with pytest.raises(GivenUp):
         attempt.submitter().give_up(attempt.identity, 1)
 
@@ -263,7 +263,7 @@ def test_cell_post_t1_a_list_that_stays_stale_does_not_hide_who_has_started(atte
     assert bound.id == attempt.tasks[1].id, "the claim's holder is the one that runs"
     attempt.wire.changes.clear()
     assert attempt.settle().id == bound.id
-    wait_until(lambda: attempt.left == [bound.id])
+    wait_for(lambda: attempt.left == [bound.id])
 
 
 def test_cell_post_cx_after_a_cancel_nothing_more_is_sent(attempt: Attempt) -> None:
@@ -309,7 +309,7 @@ def test_cell_post_t1_of_two_tasks_the_claims_holder_or_else_the_oldest_is_kept(
     assert (attempt.service.injected, attempt.posts, len(attempt.tasks)) == (2, 2, 2)
     oldest = min(attempt.tasks, key=lambda task: (task.created_at, task.id))
     assert bound.id == (oldest if claimed is None else attempt.tasks[claimed]).id
-    wait_until(lambda: attempt.left == [bound.id])
+    wait_for(lambda: attempt.left == [bound.id])
     assert "the service made a second task" in " ".join(heard.messages("dokrun"))
 
 
@@ -322,7 +322,7 @@ def test_cell_post_du_a_request_that_was_taken_twice_leaves_one_task(attempt: At
     assert (attempt.service.injected, attempt.posts, len(attempt.tasks)) == (1, 1, 2)
     kept = attempt.settle()
     assert attempt.service.injected == 1 + fails
-    wait_until(lambda: attempt.left == [kept.id])
+    wait_for(lambda: attempt.left == [kept.id])
 
 
 def test_of_ended_tasks_without_a_claim_none_is_preferred_to_one_that_may_still_start(attempt: Attempt) -> None:
@@ -331,7 +331,7 @@ def test_of_ended_tasks_without_a_claim_none_is_preferred_to_one_that_may_still_
     assert attempt.submitter().find(attempt.identity, 1, former={fresh.id}) == former
     attempt.claim(former.id)
     assert attempt.submitter().choose(attempt.identity, 1, [former, fresh]).id == former.id
-    wait_until(lambda: attempt.left == [])
+    wait_for(lambda: attempt.left == [])
 
 
 def test_without_a_bucket_an_ended_task_that_is_the_oldest_is_kept(unfenced: Attempt) -> None:
@@ -440,14 +440,5 @@ def other_command(task: Any) -> Any:
 
 def end(attempt: Attempt, task: Task) -> Task:
     attempt.eyes.tasks.cancel(task.id)
-    wait_until(lambda: attempt.eyes.tasks.get(task.id).ended)
+    wait_for(lambda: attempt.eyes.tasks.get(task.id).ended)
     return attempt.eyes.tasks.get(task.id)
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    pause = threading.Event()
-    for _ in range(3000):
-        if condition():
-            return
-        pause.wait(0.02)
-    raise AssertionError("it did not come to pass")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from clocks import ManualClock
 from emulated import request
-from places import CALL, Place, kill, line, open_place, place, wait_for
+from places import Place, killed_at, open_place, place, wait_for
 from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
@@ -165,10 +165,7 @@ def test_cell_post_k9_a_request_that_arrives_after_its_client_died_and_was_given
     place: Place,
 ) -> None:
     held = place.relay.hold("POST", "*/tasks/", "before")
-    child = place.start(CALL)
-    handle = line(child)
-    held.reached()
-    kill(child)
+    handle = killed_at(place, held)
     place.here()
     error = dok.attach(handle).exception(timeout=60)
     assert isinstance(error, dok.SubmitFailed)
@@ -182,10 +179,7 @@ def test_cell_post_k9_a_request_that_arrives_after_its_client_died_and_was_given
 def test_cell_post_k9_a_client_that_dies_while_it_looks_for_its_task_is_followed_by_another(place: Place) -> None:
     place.dok.faults.add(Fault("status", **CREATE, phase="after"))
     held = place.relay.hold("GET", "*/tasks/", "before")
-    child = place.start(CALL)
-    handle = line(child)
-    held.reached()
-    kill(child)
+    handle = killed_at(place, held)
     held.drop()
     place.here()
     place.gate.touch()
