@@ -76,7 +76,8 @@ class RegistrySettings:
 class Settings:
     """All that the rooms need to know. `source` tells for each setting where it came from, never its value.
 
-    `uses_images` is False where tasks are processes of this machine, so that no image is looked at, nor built.
+    `uses_images` is False where tasks are processes of this machine, so that no image is looked at, nor built;
+    `outlasts` is False where tasks end with this process, and `charges` where nobody pays for them.
     """
 
     profile: str
@@ -88,6 +89,8 @@ class Settings:
     registry: RegistrySettings | None = None
     hub_mirror: str | None = None
     uses_images: bool = True
+    outlasts: bool = True
+    charges: bool = True
     defaults: Options = field(default_factory=Options, repr=False)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
@@ -122,12 +125,22 @@ def load(
     tables = profiles.read((config_dir or platformdirs.user_config_path("dokrun")) / "config.toml")
     usacloud = profiles.usacloud(home or Path.home())
     name, why = _choose(profile, environ, tables, usacloud)
-    state_dir = Path(environ.get("DOKRUN_STATE_DIR") or platformdirs.user_state_path("dokrun"))
+    # A shell leaves ~ as it is within quotes, and so does what reads a .env file.
+    told = os.path.expanduser(environ.get("DOKRUN_STATE_DIR") or "")  # noqa: PTH111 - Path's own raises without a home
+    state_dir = Path(told or platformdirs.user_state_path("dokrun"))
     if name == LOCAL:
         defaults = Options().updated(tables.get(DEFAULT, {}).get("defaults", {}))
-        return Settings(LOCAL, uses_images=False, defaults=defaults, state_dir=state_dir, source={"profile": why})
+        return Settings(
+            LOCAL,
+            uses_images=False,
+            outlasts=False,
+            charges=False,
+            defaults=defaults,
+            state_dir=state_dir,
+            source={"profile": why},
+        )
     if name not in tables and name != DEFAULT:
-        raise ConfigError(f"there is no profile {name!r} ({why}){suggest(name, [*tables, LOCAL])}")
+        raise ConfigError(f"there is no profile {name!r} ({why}){suggest(str(name), [*tables, LOCAL])}")
     table = tables.get(name, {})
     source = {"profile": why}
     named = why in ("profile=", "DOKRUN_PROFILE")

@@ -25,26 +25,35 @@ class Price:
 
 @dataclass(frozen=True)
 class Receipt:
-    """What a call's task cost: `seconds` is how long its container ran, as the service counts it."""
+    """What a call cost: `each_seconds` is how long each of its containers ran, as the service counts it, in order.
 
-    seconds: float
+    There is one for each attempt, and one for each task that ended before the function started.
+    """
+
+    each_seconds: tuple[float, ...]
     price: Price
 
     @property
     def plan(self) -> str:
-        """The plan that the task ran on."""
+        """The plan that the tasks ran on."""
         return self.price.plan
 
     @property
+    def seconds(self) -> float:
+        """How long all of them ran together."""
+        return sum(self.each_seconds)
+
+    @property
     def billed_seconds(self) -> float:
-        """The seconds that are billed, which are at least the plan's minimum."""
-        return self.price.billed_seconds(self.seconds)
+        """The seconds that are billed, which are at least the plan's minimum for each task."""
+        return sum(map(self.price.billed_seconds, self.each_seconds))
 
     @property
     def yen(self) -> Decimal:
         """The cost in yen, tax included."""
-        return self.price.yen(self.seconds)
+        return sum(map(self.price.yen, self.each_seconds), Decimal(0))
 
     def __str__(self) -> str:
         """Tell the receipt in one line."""
-        return f"¥{self.yen:.2f} ({self.billed_seconds:g} s billed on {self.plan}, {self.seconds:g} s run)"
+        tasks = f" in {len(self.each_seconds)} tasks" if len(self.each_seconds) > 1 else ""
+        return f"¥{self.yen:.2f} ({self.billed_seconds:g} s billed on {self.plan}, {self.seconds:g} s run{tasks})"

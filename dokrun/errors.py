@@ -236,12 +236,13 @@ class CallFailed(DokrunError):
         task_id: DOK's id of its task; empty where there was none.
         phase: what failed: submit, start, run, download or unpickle.
         handle: what `dok.attach` takes; empty where nothing was submitted.
-        still_runs: whether a task may still run, and cost money.
+        still_runs: whether a task may still run.
+        costs: what it does then, as in "cost ¥16.80 a minute"; empty where nobody pays.
         log: the last lines of the task's log, where they could be had.
     """
 
     phase = "run"
-    advice = "dokrun logs {handle} shows its log"
+    advice = "dokrun logs {short} shows its log"
 
     def __init__(
         self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", still_runs: bool = False
@@ -251,14 +252,16 @@ class CallFailed(DokrunError):
         self.call_id = call_id
         self.task_id = task_id
         self.still_runs = still_runs
+        self.costs = "cost money"
         self.attempt = 1
         self.handle = ""
         self.log: tuple[str, ...] = ()
         if ran == "no" and self.phase == "run":
             self.phase = "start"
 
-    def locate(self, *, call_id: str, attempt: int, task_id: str, handle: str) -> None:
-        """Say which call and attempt this is about, as far as that is not said yet."""
+    def locate(self, *, call_id: str, attempt: int, task_id: str, handle: str, costs: str = "cost money") -> None:
+        """Say which call and attempt this is about, as far as that is not said yet, and what its task costs."""
+        self.costs = costs
         self.call_id = self.call_id or call_id
         self.task_id = self.task_id or task_id
         self.handle = self.handle or handle
@@ -272,12 +275,16 @@ class CallFailed(DokrunError):
             "yes": "the function ran",
         }
         where = [f"attempt {self.attempt}", *([f"task {self.task_id}"] if self.task_id else [])]
-        runs = "its task may still run, and cost money" if self.still_runs else "nothing of it runs any more"
+        costs = f", and {self.costs}" if self.costs else ""
+        runs = f"its task may still run{costs}" if self.still_runs else "nothing of it runs any more"
         lines = [self.args[0], f"  {ran[self.ran]} ({', '.join(where)}); {runs}"]
         lines += [f"  | {line}" for line in self.log]
-        if self.handle:
-            advice = "dokrun cancel {handle} stops it" if self.still_runs else self.advice
-            lines.append("  " + advice.format(handle=self.handle))
+        if self.handle or not (self.still_runs or "{" in self.advice):
+            stop = "dokrun cancel {short} stops it"
+            # Where there may be no task at all, there may be nothing to stop.
+            look = stop if self.task_id else f"dokrun ls --running shows whether it does, and {stop}"
+            advice = look if self.still_runs else self.advice
+            lines.append("  " + advice.format(handle=self.handle, short=_shortened(self.handle)))
         return "\n".join(lines)
 
 
@@ -381,6 +388,12 @@ class RemoteError(CallFailed):
         super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
         self.type_name = type_name
         self.remote_traceback = remote_traceback
+
+
+def _shortened(handle: str) -> str:
+    """Tell as much of a handle as the command line needs, as `keys.shortened` does, which stands above this file."""
+    job, dot, _ = handle.rpartition(".")
+    return job[:-20] if dot else handle
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -51,8 +51,9 @@ class Progress:
             error, done, aborted, canceled; "retrying" between two attempts.
         attempt: which attempt is under way, counted from 1.
         task_id: DOK's id of its task, None until DOK has taken it.
-        receipt: what the last attempt cost; None until its task has ended.
+        receipt: what all attempts cost so far; None until a task has ended.
         artifact: what it left behind.
+        costs: what it does while its task runs, as in "cost ¥16.80 a minute"; empty where nobody pays.
         cancel: called with a future that was cancelled.
         logs: yields the text of the task's log.
     """
@@ -66,6 +67,7 @@ class Progress:
         self.cancel: Callable[[], None] | None = None
         self.logs: Callable[[str], Iterator[str]] | None = None
         self.handle: str | None = None
+        self.costs = ""
         self._changed = threading.Condition()
 
     def update(self, **changed: Any) -> None:
@@ -110,6 +112,11 @@ class Future(concurrent.futures.Future[T]):
         return self._progress.attempt
 
     @property
+    def costs(self) -> str:
+        """What the call does while its task runs, as in "cost ¥16.80 a minute"; empty where nobody pays."""
+        return self._progress.costs
+
+    @property
     def status(self) -> str:
         """How far it is.
 
@@ -120,7 +127,7 @@ class Future(concurrent.futures.Future[T]):
 
     @property
     def receipt(self) -> Receipt | None:
-        """What the last attempt cost; None until its task has ended."""
+        """What the call cost, all its attempts so far together; None until a task has ended."""
         return self._progress.receipt
 
     @property
@@ -174,7 +181,8 @@ class Future(concurrent.futures.Future[T]):
         try:
             return super().result(timeout)
         except KeyboardInterrupt:
-            print(f"dokrun: {self.name} goes on ({self.status}); future.cancel() stops it", file=sys.stderr)
+            costs = f" and may {self._progress.costs}" if self._progress.costs else ""
+            print(f"dokrun: {self.name} goes on ({self.status}){costs}; future.cancel() stops it", file=sys.stderr)
             raise
 
     def files(self) -> list[ArtifactFile]:

@@ -14,6 +14,8 @@ _ROOT = "dokrun/1"
 OURS = "dokrun"
 _JOB = "dokrun-job-"
 _ID_DIGITS = 32
+# Of a job's id, for people: a million jobs would have two alike with odds of one in six hundred.
+_SHORT_DIGITS = 12
 
 
 def new_id() -> str:
@@ -86,6 +88,11 @@ class Handle(NamedTuple):
     def __str__(self) -> str:
         return f"{_readable(self.name)}-{self.job_id}.{self.digest[:_ID_DIGITS]}"
 
+    @property
+    def short(self) -> str:
+        """The beginning that will do where the job is known: on this machine, and to the service."""
+        return f"{_readable(self.name)}-{self.job_id[:_SHORT_DIGITS]}"
+
 
 def read_handle(text: str) -> Handle | None:
     """Read a whole handle, or the beginning of one, as far as it goes: `train-7f3a`, `7f3a`, or all of it.
@@ -95,6 +102,12 @@ def read_handle(text: str) -> Handle | None:
     """
     found = _HANDLE.fullmatch(text.strip())
     return None if found is None else Handle(found["name"] or "", found["job"], found["digest"] or "")
+
+
+def shortened(text: str) -> str:
+    """Tell the beginning of a handle that will do on this machine, and for the service."""
+    handle = read_handle(text)
+    return text if handle is None else handle.short
 
 
 _HANDLE = re.compile(

@@ -159,7 +159,8 @@ class Container:
         except fetch.FetchError as error:
             self._fail(protocol.NOT_FETCHED, str(error))
         except Stopped:
-            self._fail(protocol.STOPPED, "the container was stopped")
+            self._fail(protocol.UNCLAIMED, "the container was stopped")
+            return self._end(protocol.STOPPED_EARLY)
         except claim.ClaimLost as error:
             self._runtime.happened["claim lost"] += 1
             self._fail(protocol.UNCLAIMED, str(error))

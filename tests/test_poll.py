@@ -275,7 +275,7 @@ def test_cell_poll_ce_an_expired_key_ends_with_the_handle_and_attaching_goes_on(
     assert isinstance(error, dok.CallFailed)
     assert (error.ran, error.handle, error.still_runs) == ("maybe", future.handle, True)
     assert "check the API key" in str(error)
-    assert f"dokrun cancel {future.handle}" in str(error)
+    assert f"dokrun cancel {keys.shortened(future.handle)} stops it" in str(error)
     assert len(place.dok.faults.injected) >= 3
     assert "settled" not in place.steps()
     place.dok.faults.clear()

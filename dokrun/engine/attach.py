@@ -24,7 +24,7 @@ def find_entry(journal: Journal, text: str) -> Entry:
         )
     found = [entry for entry in journal.find(handle.job_id) if not handle.name or handle.name == _shown(entry.record)]
     if len(found) > 1:
-        known = ", ".join(f"{_shown(entry.record)}-{entry.record.id[:12]}" for entry in found[:5])
+        known = ", ".join(keys.Handle(entry.record.name, entry.record.id, "").short for entry in found[:5])
         raise OptionError(f"{text!r} is the beginning of several handles: {known}")
     if found:
         if not found[0].record.digest.startswith(handle.digest):

@@ -85,15 +85,15 @@ def collect(
         artifact = _find_artifact(client, task, sleep)
         if artifact is None:
             raise NoOutcome("and left no artifact")
-        found = _download(client, artifact, expected, folder)
+        return _download(client, artifact, expected, folder), read_outcomes(expected, task, folder, keep_in)
     except errors.NotFound as error:
         raise _not_fetched(expected, task, f"DOK has it no longer: {error}") from error
     except errors.ApiError as error:
         raise _not_fetched(expected, task, str(error)) from error
-    except OSError as error:
-        where = f"it cannot be written below {folder.parent} on this machine ({error.strerror or error})"
+    except (OSError, MemoryError) as error:
+        why = getattr(error, "strerror", None) or str(error) or "there is no memory left"
+        where = f"it cannot be written below {folder.parent}, and read from there, on this machine ({why})"
         raise _not_fetched(expected, task, where) from error
-    return found, read_outcomes(expected, task, folder, keep_in)
 
 
 def _download(client: Client, artifact: Artifact, expected: Expected, folder: Path) -> TaskArtifact:

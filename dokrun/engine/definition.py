@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from dokrun import keys
 from dokrun.api.models import Container, ContainerRequest, CreateTaskRequest, Task
+from dokrun.retry import Retry
 from dokrun.shim import protocol
 
 # A text of thousands of digits is no number to Python.
@@ -46,9 +47,9 @@ def attempt_of(task: Task) -> int:
     return _number(task, protocol.ATTEMPT)
 
 
-def retries_of(task: Task) -> int:
-    """Tell how many more attempts there may be after the first."""
-    return _number(task, protocol.RETRIES)
+def retry_of(task: Task) -> Retry:
+    """Tell how many more attempts there may be after the first, and the pauses between them."""
+    return Retry(_number(task, protocol.RETRIES), backoff=_number(task, protocol.BACKOFF))
 
 
 def _number(task: Task, name: str) -> int:

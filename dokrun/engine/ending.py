@@ -39,22 +39,22 @@ class Ending:
             if fences:
                 self._parts.journal.note(identity.job_id, Step("given up", attempt))
             if task_id is not None and self._ended != task_id:
-                self._tell(task_id)
+                self._tell(task_id, progress)
             # After the task, which costs money.
             if fences:
                 self._fence(identity, attempt)
             return task_id is not None and self._ended == task_id and self._by_us
 
-    def _tell(self, task_id: str) -> None:
+    def _tell(self, task_id: str, progress: Progress) -> None:
         try:
             self._parts.client.tasks.cancel(task_id)
         except (errors.Forbidden, errors.NotFound) as error:
             if self._is_over(task_id):
                 self._ended, self._by_us = task_id, False
             else:
-                _not_ended(task_id, error)
+                _not_ended(task_id, progress, error)
         except errors.ApiError as error:
-            _not_ended(task_id, error)
+            _not_ended(task_id, progress, error)
         else:
             self._ended, self._by_us = task_id, True
 
@@ -76,6 +76,7 @@ class Ending:
             return False
 
 
-def _not_ended(task_id: str, error: errors.ApiError) -> None:
+def _not_ended(task_id: str, progress: Progress, error: errors.ApiError) -> None:
     # Whoever watches the task tries again at the next look.
-    _log.warning("could not cancel task %s, which may still cost money: %s", task_id, error)
+    costs = f" and {progress.costs}" if progress.costs else ""
+    _log.warning("could not cancel task %s, which may still run%s: %s", task_id, costs, error)

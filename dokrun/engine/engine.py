@@ -7,7 +7,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,13 +16,14 @@ from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import Price
-from dokrun.engine import listing
+from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal, Record
 from dokrun.engine.lines import users_own
 from dokrun.engine.listing import Listed
 from dokrun.engine.parts import Parts
+from dokrun.engine.plans import Plans
 from dokrun.engine.prepare import Call, Job, prepare
 from dokrun.engine.run import Run
 from dokrun.engine.stage import check_fits, upload_blobs
@@ -33,7 +33,6 @@ from dokrun.engine.workers import Workers
 from dokrun.errors import OptionError, StorageError, SubmitFailed
 from dokrun.future import Future, Progress
 from dokrun.options import Options
-from dokrun.retry import Retry
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -43,9 +42,6 @@ _THREADS = 4
 _PATIENCE_S = 30.0
 # A build, which nobody pays for and which leaves nothing behind, may take minutes more.
 _BUILD_PATIENCE_S = 1.0
-_PRICES_KEPT_S = 3600.0
-# How many tasks one line of text names.
-_NAMED = 3
 
 
 class Engine:
@@ -68,6 +64,7 @@ class Engine:
             base_url=self.settings.api_url,
             backoff=None if sleep is None else Backoff(sleep=sleep),
         )
+        self._plans = Plans(self.client)
         self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
         self._closing = threading.Event()
         self._parts = Parts(
@@ -81,20 +78,19 @@ class Engine:
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
             others=Workers(_THREADS, "dokrun-collect"),
-            prices=self.prices,
+            prices=self._plans.prices,
+            charges=self.settings.charges,
             sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )
         self._lock = threading.Lock()
         self._unfinished: dict[Run, None] = {}
-        self._prices: dict[str, Price] = {}
-        self._prices_until = 0.0
 
     def call(self, call: Call, options: Options) -> Future[Any]:
         """Run a call as a job of its own. Returns as soon as what the caller may still change is safe.
 
         Raises:
-            OptionError: neither the options nor the profile's defaults name a plan.
+            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it.
             NotSerializable: an argument or the function cannot be pickled.
             SourceTooLarge: the user's files that would go along are too many.
             ConfigError: there is no bucket, and the call is too large to travel without; or a secret is not set.
@@ -103,9 +99,10 @@ class Engine:
         if merged.plan is None:
             known = ", ".join(sorted(self.prices()))
             raise OptionError(f"{call.name} has no plan; write @remote(plan=…) with one of {known}")
+        self._plans.check(merged.plan, call.name)
         job = prepare(call, merged.plan, merged)
         batch = self._parts.watcher.batch()
-        record = Record(job.id, job.name, job.plan, 1, "", batch.tag, retries=(merged.retries or Retry(0)).times)
+        record = Record(job.id, job.name, job.plan, 1, "", batch.tag)
         run = self._new_run(record, batch, job)
         try:
             if self._bucket is None:
@@ -131,14 +128,27 @@ class Engine:
         """Make the future of a call that this or another process has submitted; nothing is submitted.
 
         Raises:
-            OptionError: it is no handle, or the beginning of several, or of none that this machine knows.
+            OptionError: it is no handle, or the beginning of several, or of none that this machine knows; or its task
+                has ended with the process that it belonged to.
         """
         entry = find_entry(self._parts.journal, text)
+        if not self.settings.outlasts and not self._lives(entry.record.id):
+            raise OptionError(
+                f"the task of {text!r} is gone: on the profile {self.settings.profile} a call ends with the process "
+                "that made it; call the function again"
+            )
         run = self._new_run(entry.record, Batch.of_job(entry.record.id), None)
         with self._lock:
             self._unfinished[run] = None
         run.attach(entry.task_id, entry.attempt)
         return run.future
+
+    def _lives(self, job_id: str) -> bool:
+        """Tell whether a job is this process's own."""
+        call_id = keys.call_id(job_id, 0)
+        with self._lock:
+            unfinished = any(run.future.call_id == call_id for run in self._unfinished)
+        return unfinished or any(True for _ in self.client.tasks.iterate(tag=keys.job_tag(job_id)))
 
     def listed(self, status: str | None = None) -> Iterator[Listed]:
         """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
@@ -162,12 +172,7 @@ class Engine:
         Raises:
             ApiError: the service refused or did not answer.
         """
-        if time.monotonic() >= self._prices_until:
-            minimum = {plan.id: plan.minimum_execution_seconds for plan in self.client.plans.list().results}
-            listed = self.client.prices.list().results
-            self._prices = {unit.plan: Price(unit.plan, unit.price, minimum.get(unit.plan, 0)) for unit in listed}
-            self._prices_until = time.monotonic() + _PRICES_KEPT_S
-        return self._prices
+        return self._plans.prices()
 
     def close(self) -> None:
         """Cancel what is unfinished, say so in one line, and end the threads."""
@@ -175,14 +180,28 @@ class Engine:
         with self._lock:
             # The last in line first, so that none of them gets to run.
             open_runs = list(reversed(self._unfinished))
-        unfinished = [run for run in open_runs if not _goes_on(run)]
+        unfinished = [run for run in open_runs if not self._goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
             _quietly(run.cancel_here)
+        going_on = [run for run in open_runs if self._goes_on(run)]
+        try:
+            stopped, answered = self._stop(unfinished)
+        except KeyboardInterrupt:
+            # A second Ctrl-C: somebody wants this to end at once, and has to know what that leaves behind.
+            farewell.interrupted(self.settings, open_runs[::-1])
+            return
+        farewell.tell(self.settings, stopped[::-1], going_on[::-1])
+        if not answered:
+            print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
+
+    def _stop(self, unfinished: list[Run]) -> tuple[list[Run], bool]:
+        """End tasks, threads and connections. Tells which jobs that stopped, and whether every request was answered."""
         parts = self._parts
         parts.builds.close(_BUILD_PATIENCE_S)
         ended = [workers.close(_PATIENCE_S) for workers in (parts.submissions, parts.cancels, parts.others)]
-        stopped = [run for run in unfinished if run.cancel()]
+        # Of what has no task by now, none will be made.
+        stopped = [run for run in unfinished if run.cancel() or (all(ended) and _was_not_sent(run))]
         parts.watcher.close()
         for run in unfinished:
             run.settle_cancelled()
@@ -190,13 +209,19 @@ class Engine:
             self._bucket.close()
         self.client.close()
         parts.journal.close()
-        _tell(stopped, [run for run in open_runs if _goes_on(run)])
-        if not all(ended):
-            print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
+        return stopped, all(ended)
+
+    def _goes_on(self, run: Run) -> bool:
+        """Tell whether a job outlives this process: a notebook's kernel ends more lightly than a script."""
+        return self.settings.outlasts and bool(run.detached or "ipykernel" in sys.modules)
 
     def _forget(self, run: Run) -> None:
         with self._lock:
             self._unfinished.pop(run, None)
+
+
+def _was_not_sent(run: Run) -> bool:
+    return run.future.task_id is None and run.future.cancelled()
 
 
 def _quietly(step: Callable[[], object]) -> None:
@@ -205,36 +230,6 @@ def _quietly(step: Callable[[], object]) -> None:
         step()
     except BaseException as error:  # noqa: BLE001 - a callback may raise SystemExit
         _log.warning("a callback failed while dokrun was being closed: %s", type(error).__name__)
-
-
-def _goes_on(run: Run) -> bool:
-    """Tell whether a job outlives this process: a notebook's kernel is restarted more lightly than a script ends."""
-    return run.detached or "ipykernel" in sys.modules
-
-
-def _tell(stopped: list[Run], going_on: list[Run]) -> None:
-    """Say in a line each what was stopped, and what goes on."""
-    if stopped:
-        named = [f"{run.name} (task {run.future.task_id})" for run in reversed(stopped)]
-        print(f"dokrun: cancelled what had not finished: {_several(named)}", file=sys.stderr)
-    lost = [run.name for run in reversed(going_on) if run.future.task_id is None and not run.future.done()]
-    if lost:
-        print(
-            f"dokrun: the script ended before these were submitted: {_several(lost)}; call them again", file=sys.stderr
-        )
-    going_on = [run for run in going_on if run.future.task_id is not None]
-    if going_on:
-        # A call may have been attached to as well.
-        names = {run.future.handle: run.name for run in reversed(going_on)}
-        goes, it = ("goes", "it") if len(names) == 1 else ("go", "them")
-        how = _several([f"dokrun cancel {handle}" for handle in names])
-        told = _several(list(names.values()))
-        print(f"dokrun: {told} {goes} on and may cost money; to stop {it}: {how}", file=sys.stderr)
-
-
-def _several(named: list[str]) -> str:
-    more = [f"and {len(named) - _NAMED} more"] if len(named) > _NAMED else []
-    return ", ".join([*named[:_NAMED], *more])
 
 
 _engines: dict[str | None, Engine] = {}

@@ -55,7 +55,6 @@ class Record(msgspec.Struct, frozen=True):
     calls: int
     digest: str
     watch_tag: str
-    retries: int = 0
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):

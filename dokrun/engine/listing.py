@@ -27,6 +27,11 @@ class Listed:
         """What `dok.attach` takes: it is as good as the service's word about this task."""
         return str(keys.Handle(self.name, self.job_id, digest(self.task)))
 
+    @property
+    def short_handle(self) -> str:
+        """Its beginning, which `dokrun logs` and `dokrun cancel` take."""
+        return keys.Handle(self.name, self.job_id, "").short
+
 
 def listed(client: Client, status: str | None = None) -> Iterator[Listed]:
     """Yield the tasks, newest first; those in one state alone, if it is named.
@@ -54,9 +59,10 @@ def find(client: Client, text: str) -> Listed:
         if meant or (text and one.task.id.startswith(text)):
             found.setdefault(one.job_id, one)
     if not found:
-        raise errors.OptionError(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are")
+        digits = "" if handle else "; a handle takes four digits of a job's id at least, as in train-7f3a"
+        raise errors.OptionError(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are{digits}")
     if len(found) > 1:
-        known = ", ".join(f"{one.name}-{one.job_id[:12]}" for one in list(found.values())[:_NAMED])
+        known = ", ".join(one.short_handle for one in list(found.values())[:_NAMED])
         raise errors.OptionError(f"{text!r} is the beginning of several: {known}")
     return next(iter(found.values()))
 

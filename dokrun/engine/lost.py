@@ -102,14 +102,14 @@ def judge(submitter: Submitter, identity: Identity, attempt: int, task: Task, *,
     except errors.StorageError as error:
         _log.warning("cannot see whether job %s was started: %s", identity.job_id, error)
         return Verdict("maybe")  # another task of the attempt may have started it
-    # A task may have the claim and never have heard so; then it has said that it starts nothing.
-    unheard = protocol.CLAIM_FAILED in [container.exit_code for container in task.containers]
+    # A task may have the claim and have heard nothing of it, or have been stopped then; it says that it starts nothing.
+    exits = {container.exit_code for container in task.containers}
+    unheard = not exits.isdisjoint({protocol.CLAIM_FAILED, protocol.STOPPED_EARLY})
     if holder is None or (holder == task.id and unheard):
         return Verdict("no", again=may_pass)
     if holder == CLIENT:
         # Given up on purpose, which the container then said; else somebody who is attached has judged it before.
-        lost = protocol.CLAIM_LOST in [container.exit_code for container in task.containers]
-        return Verdict("no", again=may_pass and not lost)
+        return Verdict("no", again=may_pass and protocol.CLAIM_LOST not in exits)
     return Verdict("maybe", "" if holder in (task.id, SOMEBODY) else holder)
 
 

@@ -34,6 +34,8 @@ class Parts:
     cancels: Workers
     others: Workers
     prices: Callable[[], dict[str, Price]]
+    # Whether somebody pays for tasks.
+    charges: bool
     # Waits so many seconds, or less where the engine is being closed.
     sleep: Callable[[float], object]
     state_dir: Path

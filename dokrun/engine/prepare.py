@@ -17,6 +17,7 @@ from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
 from dokrun.payload.bundle import bundle
+from dokrun.retry import Retry
 from dokrun.secret import Secret
 from dokrun.shim import protocol
 from dokrun.shim.envelope import Segment
@@ -51,6 +52,11 @@ class Job:
     header: Mapping[str, Any] = field(repr=False)
     segments: Sequence[Segment]
     objects: frozenset[int]
+
+    @property
+    def retry(self) -> Retry:
+        """How often a call that has started may run again."""
+        return self.options.retries or Retry(0)
 
     @property
     def timeout_s(self) -> float:

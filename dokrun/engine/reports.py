@@ -39,6 +39,13 @@ class Outcome:
     checkpoint: Checkpoint | None = None
     lasting: bool = True
 
+    @property
+    def told(self) -> str:
+        """In a word or two, for the journal."""
+        if isinstance(self.error, errors.CallFailed):
+            return f"{type(self.error).__name__}, ran={self.error.ran}"
+        return "value" if self.error is None else "exception"
+
 
 @dataclass(frozen=True)
 class Expected:
@@ -70,7 +77,7 @@ def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -
         # A container that could not read the payload knows of no job, and of no call.
         nameless = failed is not None and "job" not in manifest and not entries
         ours = nameless or (manifest["job"], manifest["attempt"]) == (expected.job_id, expected.attempt)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NoOutcome("and its artifact holds no outcome of dokrun's") from error
     if reason == protocol.UNCLAIMED:
         raise NoOutcome(f"since {failed['message']}")
@@ -86,11 +93,10 @@ def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -
 
 
 def _manifest(folder: Path) -> bytes:
-    with (folder / protocol.MANIFEST).open("rb") as file:
-        data = file.read(_LONGEST_MANIFEST_BYTES + 1)
-    if len(data) > _LONGEST_MANIFEST_BYTES:
+    path = folder / protocol.MANIFEST
+    if path.stat().st_size > _LONGEST_MANIFEST_BYTES:
         raise ValueError(f"a manifest of more than {_LONGEST_MANIFEST_BYTES} bytes")
-    return data
+    return path.read_bytes()
 
 
 def _checkpoint(told: Any, attempt: int) -> Checkpoint | None:

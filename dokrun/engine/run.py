@@ -11,7 +11,9 @@ import msgspec
 
 from dokrun import errors, keys
 from dokrun.api.models import Task
-from dokrun.engine.definition import Identity, attempt_of, digest, retries_of
+from dokrun.engine.attempts import Attempts, Next
+from dokrun.engine.calls import Calls
+from dokrun.engine.definition import Identity, attempt_of, digest, retry_of
 from dokrun.engine.ending import Ending
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
@@ -21,7 +23,7 @@ from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.receipt import receipt_of
 from dokrun.engine.reports import Expected, Outcome, described
-from dokrun.engine.stage import Checkpoint, stage, unstage
+from dokrun.engine.stage import stage, unstage
 from dokrun.engine.submit import GivenUp, Unknown, not_submitted
 from dokrun.engine.watch import Batch, Watched
 from dokrun.engine.workers import Workers
@@ -30,9 +32,6 @@ from dokrun.retry import Retry
 
 _log = logging.getLogger("dokrun.engine")
 
-# How many tasks an attempt may have of which none starts the function.
-STAGINGS = 3
-_CERTAINTY: tuple[errors.Ran, ...] = ("no", "maybe", "yes")
 # A look that finds nothing is not proof that a task is gone, just after its creation least of all.
 MISSES = 3
 
@@ -63,20 +62,17 @@ class Run:
         self._forget = forget
         self._job = job
         self._batch = batch
-        self._retry = Retry(0) if job is None else job.options.retries or Retry(0)
+        self._attempts = Attempts(Retry(0) if job is None else job.retry, ours=job is not None)
+        self._calls = Calls(future, progress, self._attempts)
         self._image: Ready | None = None
-        # As far as is known: a handle from another machine does not tell.
-        self._retries = record.retries
-        self._failures: list[BaseException] = []
-        # Whether the process that has submitted the job may begin another attempt, which this one cannot see.
-        self._others_go_on = False
-        self._restagings = 0
-        self._checkpoint: Checkpoint | None = None
         self._misses = 0
         # Tasks that are no longer looked at: further ones that the service made of one request and was told to end,
         # and those that ended without starting the attempt.
         self._rejected: set[str] = set()
+        # All that bear the job's tag and are its own, as they were last seen.
+        self._tasks: dict[str, Task] = {}
         self._ending = Ending(parts)
+        progress.costs = "cost money" if parts.charges else ""
         progress.cancel = self._cancel_later
         progress.logs = lambda task_id: users_own(parts.client.tasks.logs(task_id))
 
@@ -96,11 +92,10 @@ class Run:
 
     def _do(self, workers: Workers, step: Callable[[], object]) -> None:
         if not workers.submit(lambda: self._guarded(step)):
-            self._forget(self)
-            self._fail(not_submitted(self.name, "dokrun is being closed"))
+            self._settle(Outcome(error=not_submitted(self.name, "dokrun is being closed"), lasting=False))
 
     def _make_ready(self, job: Job) -> None:
-        if self.future.cancelled():
+        if self._calls.cancelled():
             self.settle_cancelled()
             return
         self._progress.update(status="image")
@@ -113,18 +108,17 @@ class Run:
         self._do(self._parts.submissions, lambda: self._submit(job, ready))
 
     def _submit(self, job: Job, image: Ready) -> None:
-        if self.future.cancelled():
+        if self._calls.cancelled():
             self.settle_cancelled()
             return
         self._image = image
         attempt = self._progress.attempt
         self._progress.update(status="staging")
         try:
-            request = stage(
-                job, self._parts.bucket, image, self._batch.tag, attempt=attempt, checkpoint=self._checkpoint
-            )
+            checkpoint = self._attempts.checkpoint
+            request = stage(job, self._parts.bucket, image, self._batch.tag, attempt=attempt, checkpoint=checkpoint)
             self._intend(attempt, digest(request))
-            if self.future.cancelled():
+            if self._calls.cancelled():
                 self.settle_cancelled()
                 return
             task = self._parts.submitter.submit(
@@ -132,7 +126,7 @@ class Run:
                 attempt,
                 request,
                 former=self._rejected,
-                wanted=lambda: not self.future.cancelled(),
+                wanted=lambda: not self._calls.cancelled(),
             )
         except (GivenUp, Unknown, errors.DokrunError) as error:
             raise not_submitted(self.name, error) from error
@@ -143,7 +137,7 @@ class Run:
         if self._record.digest:
             self._parts.journal.add(self._record.id, Step("intended", attempt))
             return
-        self._record = _with_digest(self._record, definition)
+        self._record = msgspec.structs.replace(self._record, digest=definition)
         self._parts.journal.begin(self._record)
         self._progress.update(handle=str(keys.Handle(self.name, self._record.id, definition)))
 
@@ -163,7 +157,7 @@ class Run:
         try:
             task = self._parts.submitter.look_for(self._identity, self._progress.attempt, self.name)
         except GivenUp as error:
-            raise not_submitted(self.name, "its client ended before; call the function again") from error
+            raise not_submitted(self.name, "its client ended before") from error
         except Unknown as error:
             raise not_submitted(self.name, error) from error
         except errors.ApiError as error:
@@ -176,11 +170,22 @@ class Run:
     def _bind(self, task: Task) -> None:
         """Take a task for the attempt's own."""
         self._parts.journal.note(self._record.id, Step("bound", attempt_of(task), task.id))
-        self._retries = max(self._retries, retries_of(task))
         self._progress.update(status=task.status, task_id=task.id, attempt=attempt_of(task))
-        if self.future.cancelled():
+        if self._calls.cancelled():
             self.cancel()
         self._watch()
+        if self._parts.charges:
+            self._later(lambda: self._price(task))
+
+    def _price(self, task: Task) -> None:
+        """Have it known what a task costs while it runs, for whoever stops waiting for it."""
+        try:
+            price = self._parts.prices().get(task.containers[0].plan) if task.containers else None
+        except errors.ApiError as error:
+            _log.debug("cannot see what task %s costs: %s", task.id, error)
+            return
+        if price is not None:
+            self._progress.update(costs=f"cost ¥{price.yen_per_second * 60:.2f} a minute")
 
     def _watch(self) -> None:
         self._misses = 0
@@ -188,6 +193,7 @@ class Run:
 
     def _seen(self, tagged: list[Task]) -> bool:
         tasks = {task.id: task for task in tagged if self._identity.owns(task)}
+        self._tasks.update(tasks)
         mine = tasks.get(self._progress.task_id or "")
         twins = [
             task
@@ -207,7 +213,7 @@ class Run:
             self._later(lambda: self._finish(mine))
             return False
         self._progress.update(status=mine.status)
-        if self.future.cancelled() and not self._ending.has_ended(mine.id):
+        if self._calls.cancelled() and not self._ending.has_ended(mine.id):
             self._cancel_later()
         return True
 
@@ -251,7 +257,7 @@ class Run:
     def cancel_here(self) -> None:
         """Cancel the future; its task, if there is one, is left to the next `cancel`."""
         self._progress.cancel = None
-        self.future.cancel()
+        self._calls.cancel()
 
     def settle_cancelled(self) -> None:
         """Write down that the call was cancelled, and remove what its containers will not need."""
@@ -263,10 +269,10 @@ class Run:
     # Its outcome.
 
     def _finish(self, task: Task) -> None:
-        if self.future.cancelled():
+        if self._calls.cancelled():
             self.settle_cancelled()
             return
-        self._progress.update(receipt=receipt_of(task, self._parts.prices))
+        self._progress.update(receipt=receipt_of(task, self._tasks.values(), self._parts.prices))
         expected = Expected(self._record.id, self._progress.attempt, self.name, self._record.calls)
         found = find_outcome(self._parts, self._identity, expected, task)
         if found.holder and self._follow(found.holder):
@@ -275,8 +281,15 @@ class Run:
         self._progress.update(artifact=found.artifact)
         self._parts.journal.note(self._record.id, Step("ended", self._progress.attempt, task.id, detail=task.status))
         self._progress.update(status=task.status)
-        if outcome.error is None or not self._try_again(outcome):
+        if self._job is None:
+            self._attempts.retry = retry_of(task)
+        following = self._attempts.after(outcome, self._progress.attempt)
+        if following is None:
             self._settle(outcome)
+        elif self._job is None or self._image is None:
+            self._aside(lambda: self._await(following, outcome))
+        else:
+            self._begin_next(following, outcome, self._job, self._image)
 
     def _follow(self, task_id: str) -> bool:
         """Go over to the task that has started the attempt, if it is one of the job's own."""
@@ -295,51 +308,22 @@ class Run:
         self._bind(task)
         return True
 
-    def _try_again(self, outcome: Outcome) -> bool:
-        """Begin another attempt, where there may be one."""
-        error = outcome.error
-        if self._job is None or self._image is None or error is None:
-            if not outcome.again and self._progress.attempt > self._retries:
-                return False
-            self._aside(lambda: self._await_next(outcome))
-            return True
-        if outcome.again:
-            self._restagings += 1
-            if self._restagings >= STAGINGS:
-                return False  # the retries are for what has started
-            pause_s = 0.0
-        else:
-            self._restagings = 0
-            self._failures.append(error)
-            if _given_up(error) or not self._retry.allows(self._failures):
-                self._say_why(error)
-                return False
-            pause_s = self._retry.pause_s(len(self._failures))
-        job, image = self._job, self._image
-        self._checkpoint = outcome.checkpoint or self._checkpoint
-        if outcome.claimed:
-            self._progress.update(attempt=self._progress.attempt + 1)
-        elif self._progress.task_id is not None:
+    def _begin_next(self, following: Next, outcome: Outcome, job: Job, image: Ready) -> None:
+        """Have another task made."""
+        if not outcome.claimed and self._progress.task_id is not None:
             self._rejected.add(self._progress.task_id)
-        _log.warning("%s is tried again, as attempt %d: %s", self.name, self._progress.attempt, described(error))
-        self._progress.update(status="retrying", task_id=None)
-        self._after(pause_s, lambda: self._do(self._parts.submissions, lambda: self._submit(job, image)))
-        return True
+        told = described(outcome.error) if outcome.error else ""
+        _log.warning("%s is tried again, as attempt %d: %s", self.name, following.attempt, told)
+        self._progress.update(status="retrying", task_id=None, attempt=following.attempt)
+        self._after(following.pause_s, lambda: self._do(self._parts.submissions, lambda: self._submit(job, image)))
 
-    def _say_why(self, error: BaseException) -> None:
-        """Let an error tell why there is no further attempt, though more were allowed."""
-        if isinstance(error, errors.CallFailed) and self._retry.gives_up(self._failures):
-            error.args = (f"{error.args[0]}; two attempts died alike, so there was no further one",)
-
-    def _await_next(self, outcome: Outcome) -> None:
+    def _await(self, following: Next, outcome: Outcome) -> None:
         """Wait for the next task of the process that has submitted this job, or settle if that makes none."""
         self._rejected.add(self._progress.task_id or "")
-        following = self._progress.attempt + (1 if outcome.claimed else 0)
-        task = self._parts.submitter.find(self._identity, following, self._rejected)
-        if outcome.error is not None:
-            self._failures.append(outcome.error)
+        self._parts.sleep(following.pause_s)
+        task = self._parts.submitter.find(self._identity, following.attempt, self._rejected)
         if task is None:
-            self._others_go_on = True
+            self._attempts.others_go_on = True
             self._settle(outcome)
         else:
             self._bind(task)
@@ -357,50 +341,18 @@ class Run:
     def _settle(self, outcome: Outcome) -> None:
         """Give the outcome, and remove what only the container needed."""
         self._forget(self)
-        self._complete(outcome.error)
-        if outcome.lasting and self._record.digest:
-            self._parts.journal.note(
-                self._record.id,
-                Step(
-                    "settled", self._progress.attempt, detail="cancelled" if self.future.cancelled() else _told(outcome)
-                ),
-            )
         if outcome.error is not None:
-            self._fail(outcome.error)
-        else:
-            self.future.settle(outcome.value)
-        self._progress.update()
+            self._calls.locate(outcome.error)
+        if outcome.lasting and self._record.digest:
+            told = "cancelled" if self._calls.cancelled() else outcome.told
+            self._parts.journal.note(self._record.id, Step("settled", self._progress.attempt, detail=told))
+        self._calls.settle(outcome)
         # Whoever has submitted a job that failed here may still have plans for it.
-        over = outcome.lasting and (self._job is not None or outcome.error is None) and not self._others_go_on
-        if over and self._parts.bucket is not None and self._record.digest:
+        over = self._job is not None or (outcome.error is None and not self._attempts.others_go_on)
+        if outcome.lasting and over and self._parts.bucket is not None and self._record.digest:
             # What a failed call has saved may be all that is left of it.
-            checkpoints = outcome.error is None and self._retries > 0
+            checkpoints = outcome.error is None and self._attempts.retry.times > 0
             unstage(self._record.id, self._parts.bucket, self._progress.attempt, checkpoints=checkpoints)
-
-    def _fail(self, error: BaseException) -> None:
-        self._complete(error)
-        self.future.fail(error)
-        self._progress.update()
-
-    def _complete(self, error: BaseException | None) -> None:
-        """Let an error of ours say which call it is about, and whether its function ran in any attempt."""
-        if isinstance(error, errors.CallFailed):
-            error.ran = self._ran_in_all(error.ran)
-            error.still_runs = error.still_runs or self._others_go_on
-            error.locate(
-                call_id=self.future.call_id,
-                attempt=self._progress.attempt,
-                task_id=self._progress.task_id or "",
-                handle=self._progress.handle or "",
-            )
-
-    def _ran_in_all(self, last: errors.Ran) -> errors.Ran:
-        """Tell whether the function ran in any attempt, not in the last one alone."""
-        told = [failed.ran if isinstance(failed, errors.CallFailed) else "yes" for failed in self._failures]
-        # Of attempts that another process has made, this one does not know.
-        unknown = self._others_go_on or (self._job is None and self._progress.attempt > 1)
-        told += ["maybe"] if unknown else []
-        return max((last, *told), key=_CERTAINTY.index)
 
     # On which thread, and what if it fails.
 
@@ -422,18 +374,3 @@ class Run:
             failed = errors.CallFailed(f"{self.name}: {error}", ran=ran, call_id=self.future.call_id)
             failed.__cause__ = error
             self._settle(Outcome(error=failed, lasting=False))
-
-
-def _with_digest(record: Record, definition: str) -> Record:
-    return msgspec.structs.replace(record, digest=definition)
-
-
-def _given_up(error: BaseException) -> bool:
-    """Tell whether somebody has ended an attempt before it started, and may have said that nothing will."""
-    return isinstance(error, errors.TaskFailed) and error.ran == "no"
-
-
-def _told(outcome: Outcome) -> str:
-    if isinstance(outcome.error, errors.CallFailed):
-        return f"{type(outcome.error).__name__}, ran={outcome.error.ran}"
-    return "value" if outcome.error is None else "exception"

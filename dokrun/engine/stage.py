@@ -108,8 +108,11 @@ def stage(
         protocol.JOB_ID: job.id,
         protocol.ATTEMPT: str(attempt),
     }
-    if job.options.retries is not None and job.options.retries.times:
-        environment[protocol.RETRIES] = str(job.options.retries.times)
+    if job.retry.times:
+        environment |= {
+            protocol.RETRIES: str(job.retry.times),
+            protocol.BACKOFF: str(math.ceil(job.retry.backoff)),
+        }
     if checkpoint is not None:
         environment |= {
             protocol.CHECKPOINT_SHA256: checkpoint.sha256,
@@ -160,7 +163,7 @@ def _addresses(
     }
     if payload:
         table["payload"] = bucket.address(keys.payload(job.id))
-    if job.options.retries is not None and job.options.retries.times:
+    if job.retry.times:
         table["checkpoint"] = _checkpoint_addresses(job, bucket, attempt, checkpoint)
     text = json.dumps(table).encode()
     if len(text) <= CARRIED_ADDRESSES_BYTES:

@@ -139,6 +139,7 @@ class Submitter:
             Unknown: no task showed, and nothing keeps one from starting.
             ApiError: the service refused, or did not answer; a task that is only not seen is left alone.
         """
+        _log.warning("looking for the task of %s, for a minute at most", name)
         found = self.find(identity, None)
         if found is not None:
             return found

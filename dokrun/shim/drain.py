@@ -52,6 +52,8 @@ class Drain:
             for thread in threads:
                 thread.start()
             self._wait()
+            # What has been done is told from here on, however long the sending takes.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         except Stopped:
             with self._lock:
                 left, self._pending = self._pending, []

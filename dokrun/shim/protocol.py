@@ -6,7 +6,7 @@ The way through the container:
                                                          in base 64 what is carried, "-" for what is fetched
     environment  DOKRUN_PAYLOAD_SHA256, …_SIZE           the payload, an envelope, is verified before anything is read
                  DOKRUN_JOB_ID, DOKRUN_ATTEMPT           whose claim is to be taken
-                 DOKRUN_RETRIES                          how many more attempts there may be, if any
+                 DOKRUN_RETRIES, DOKRUN_BACKOFF_S        how many more attempts there may be, after what pause
                  DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
     addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"}}
@@ -54,8 +54,9 @@ CHECKPOINT_SIZE = "DOKRUN_CHECKPOINT_SIZE"
 CHECKPOINT_VARIABLES = (CHECKPOINT_SHA256, CHECKPOINT_SIZE)
 JOB_ID = "DOKRUN_JOB_ID"
 ATTEMPT = "DOKRUN_ATTEMPT"
-# How many more attempts there may be after the first, for whoever attaches.
+# How many more attempts there may be after the first, and how long is waited for the second, for whoever attaches.
 RETRIES = "DOKRUN_RETRIES"
+BACKOFF = "DOKRUN_BACKOFF_S"
 CALL_ID = "DOKRUN_CALL_ID"
 CHECKPOINT_DIR = "DOKRUN_CHECKPOINT_DIR"
 # Its name beside the payload.
@@ -84,6 +85,8 @@ NO_PYTHON = 127
 CLAIM_LOST = 77
 # The claim could be neither taken nor seen; nothing was unpickled.
 CLAIM_FAILED = 78
+# The container was told to end before it started anything.
+STOPPED_EARLY = 79
 
 # What the supervisor says in the log when a function is about to start, for a client that finds no outcome.
 STARTED = "[dokrun] started {} in attempt {}"

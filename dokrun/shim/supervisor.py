@@ -17,7 +17,7 @@ import signal
 import sys
 import tempfile
 import zlib
-from typing import TYPE_CHECKING, Any, Dict, List, Optional
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional
 
 from . import envelope, protocol
 from .drain import Drain, Stopped
@@ -60,6 +60,12 @@ def main(payload: str, addresses: str) -> int:
         os.makedirs(os.path.join(out, name), exist_ok=True)
     manifest: Dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "checkpoint": None, "calls": []}
     reserve = os.path.join(out, "reserve")
+
+    def tell() -> None:
+        if os.path.exists(reserve):
+            os.unlink(reserve)
+        write_manifest(os.path.join(out, "outcome.json"), manifest)
+
     folder = tempfile.mkdtemp(prefix="dokrun-")
     worker: Optional[Worker] = None
     status = 0
@@ -71,27 +77,30 @@ def main(payload: str, addresses: str) -> int:
         checkpoints = restore(folder, header, table)
         take_claim(table)
         keep_room(reserve, RESERVE_BYTES + RESERVE_BYTES_PER_CALL * len(header["calls"]))
-        run(Drain(worker, header, folder, out, manifest["calls"]), checkpoints, manifest)
+        run(Drain(worker, header, folder, out, manifest["calls"]), checkpoints, manifest, tell)
     except PayloadRefused as error:
         manifest["failure"] = {"reason": error.reason, "ran": "no", "message": str(error)}
     except Stopped:
-        manifest["failure"] = {"reason": protocol.STOPPED, "ran": "no", "message": "the container was stopped"}
+        status = not_started(manifest, Unclaimed("the container was stopped", protocol.STOPPED_EARLY))
     except Unclaimed as error:
-        print(f"[dokrun] {error}; nothing was started", file=sys.stderr, flush=True)
-        manifest["failure"] = {"reason": protocol.UNCLAIMED, "ran": "no", "message": str(error)}
-        status = error.status
+        status = not_started(manifest, error)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         if worker is not None:
             worker.kill()
-        if os.path.exists(reserve):
-            os.unlink(reserve)
-        write_manifest(os.path.join(out, "outcome.json"), manifest)
+        tell()
         shutil.rmtree(folder, ignore_errors=True)
     return status
 
 
-def run(drain: Drain, checkpoints: Optional["Checkpoints"], manifest: Dict[str, Any]) -> None:
+def not_started(manifest: Dict[str, Any], why: Unclaimed) -> int:
+    """Say that nothing was started, nor will be by this container. Returns what it exits with."""
+    print(f"[dokrun] {why}; nothing was started", file=sys.stderr, flush=True)
+    manifest["failure"] = {"reason": protocol.UNCLAIMED, "ran": "no", "message": str(why)}
+    return why.status
+
+
+def run(drain: Drain, checkpoints: Optional["Checkpoints"], manifest: Dict[str, Any], tell: Callable[[], None]) -> None:
     """Have the calls drained, and save what a next attempt may need if one of them has failed."""
     if checkpoints is None:
         drain.run()
@@ -101,6 +110,7 @@ def run(drain: Drain, checkpoints: Optional["Checkpoints"], manifest: Dict[str, 
         drain.run()
     finally:
         if not drain.good:
+            tell()  # the container may be ended before all is packed and sent
             checkpoints.finish()
         manifest["checkpoint"] = checkpoints.last
 
