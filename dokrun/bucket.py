@@ -187,6 +187,9 @@ class Bucket:
         except botocore.exceptions.ClientError as error:
             told = error.response["Error"]
             problem = redact.text(f"{told.get('Code', '')} {told.get('Message', '')}".strip())
+            problem += "; look at DOKRUN_BUCKET" if told.get("Code") == "NoSuchBucket" else ""
+        except botocore.exceptions.EndpointConnectionError:
+            problem = "nobody answers there; look at DOKRUN_S3_ENDPOINT_URL"
         except (botocore.exceptions.BotoCoreError, OSError) as error:
             problem = type(error).__name__
         else:

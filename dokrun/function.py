@@ -10,6 +10,7 @@ import functools
 import inspect
 import os
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dokrun.errors import OptionError, suggest
@@ -29,6 +30,10 @@ Q = ParamSpec("Q")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 S = TypeVar("S")
+
+
+# True while a script is imported only to be looked at.
+LOOKING: ContextVar[bool] = ContextVar("LOOKING", default=False)
 
 
 class RemoteFunction(Generic[P, R_co]):
@@ -123,6 +128,11 @@ class RemoteFunction(Generic[P, R_co]):
 
     def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         self._check_arguments(args, kwargs)
+        if LOOKING.get():
+            raise OptionError(
+                f"{self.__name__}() is called when the file is imported, which would have sent it; put the call below "
+                f'`if __name__ == "__main__":`, or print {self.__name__}.explain() there in its place'
+            )
         if protocol.CALL_ID in os.environ:
             raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
         from dokrun import engine

@@ -121,18 +121,17 @@ def _text(name: str, value: object) -> str:
 
 
 def _environment(name: str, value: object) -> dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(k, str) and isinstance(v, str) for k, v in value.items()):
-        raise OptionError(f"{name}= must map names to texts")
-    for key in value:
+    given = _mapping(name, value)
+    for key, text in given.items():
         if key.startswith(RESERVED_PREFIXES):
             raise OptionError(f"{name}= sets {key!r}, but names that begin with SAKURA_ and DOKRUN_ are reserved")
-        if not key or "=" in key or "\0" in key + value[key]:
+        if not key or "=" in key or "\0" in key + text:
             raise OptionError(f"{name}= sets {key!r}, which is not a name that an environment can hold")
-    size = sum(len(key) + len(text) for key, text in value.items())
+    size = sum(len(key) + len(text) for key, text in given.items())
     if size > ENVIRONMENT_CHARS - OWN_ENVIRONMENT_CHARS:
         limit = ENVIRONMENT_CHARS - OWN_ENVIRONMENT_CHARS
         raise OptionError(f"{name}= holds {size} characters, and {limit} fit; pass large values as arguments")
-    return dict(value)
+    return given
 
 
 def _texts(name: str, value: object) -> tuple[str, ...]:
@@ -152,17 +151,36 @@ def _retries(name: str, value: object) -> Retry:
 def _secrets(name: str, value: object) -> dict[str, Secret | None]:
     """Read secrets: names of variables here, or names with their values. No message shows a value."""
     if isinstance(value, Mapping):
-        if not all(isinstance(key, str) and isinstance(text, str) for key, text in value.items()):
-            raise OptionError(f"{name}= must map names to texts")
-        told: dict[Any, Secret | None] = {key: Secret(text) for key, text in value.items()}
-    elif isinstance(value, Iterable) and not isinstance(value, str):
-        told = dict.fromkeys(value)
+        given = _mapping(name, value)
+        wrong = [f"{name}= sets {key!r}, which is" for key in given if not _may_be_secret(key)]
+        told: dict[str, Secret | None] = {key: Secret(text) for key, text in given.items()}
+    elif isinstance(value, Iterable) and not isinstance(value, (str, bytes)):
+        names = list(value)
+        # Which one, and not what it says: it may be a value that stands where its name should.
+        wrong = [f"{name}[{place}] is" for place, key in enumerate(names) if not _may_be_secret(key)]
+        told = {} if wrong else dict.fromkeys(names)
     else:
-        raise OptionError(f"{name}= must be a list of names, or map names to texts")
-    for key in told:
-        if not isinstance(key, str) or not _VARIABLE.fullmatch(key) or key.startswith(RESERVED_PREFIXES):
-            raise OptionError(f"{name}= has a name that no variable of yours can have; as in {name}=['HF_TOKEN']")
+        raise OptionError(f"{name}= must be a list of names, or map names to texts; as in {name}=['HF_TOKEN']")
+    if wrong:
+        raise OptionError(f"{wrong[0]} no name that a variable of yours can have; as in {name}=['HF_TOKEN']")
     return told
+
+
+def _may_be_secret(key: object) -> bool:
+    """Tell whether this can be the name of a variable that is the user's own."""
+    return isinstance(key, str) and bool(_VARIABLE.fullmatch(key)) and not key.startswith(RESERVED_PREFIXES)
+
+
+def _mapping(name: str, value: object) -> dict[str, str]:
+    """Read names and texts. No message shows a text, nor what stands in place of one."""
+    if not isinstance(value, Mapping):
+        raise OptionError(f'{name}= must map names to texts; as in {name}={{"NAME": "text"}}')
+    for key, text in value.items():
+        if not isinstance(key, str):
+            raise OptionError(f"{name}= has {key!r} for a name, which must be a text")
+        if not isinstance(text, str):
+            raise OptionError(f"{name}= must map names to texts, and {key!r} is mapped to {type(text).__name__}")
+    return dict(value)
 
 
 def _flag(name: str, value: object) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from dokrun.errors import ConfigError
@@ -18,7 +19,8 @@ def private(folder: Path) -> Path:
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(mode=0o700, exist_ok=True)
+        with suppress(FileExistsError):  # whatever it is, that is looked at next
+            folder.mkdir(mode=0o700)
         found = folder.lstat()
     except OSError as error:
         raise ConfigError(f"the state folder {folder} cannot be used: {error.strerror}; {_ELSEWHERE}") from error

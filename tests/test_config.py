@@ -29,6 +29,16 @@ def test_with_nothing_configured_the_profile_is_local(tmp_path: Path) -> None:
     assert load(tmp_path).profile == "local"
 
 
+def test_the_state_folder_may_be_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(tmp_path, DOKRUN_STATE_DIR="~/state").state_dir == tmp_path / "state"
+
+
+def test_a_profile_that_is_no_text_is_one_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"there is no profile 3 \(profile=\); known are local"):
+        load(tmp_path, 3)  # type: ignore[arg-type]
+
+
 def test_local_reads_no_credentials_even_where_there_are_some(tmp_path: Path) -> None:
     settings = load(tmp_path, "local", **KEY)
     assert (settings.profile, settings.access_token) == ("local", "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import timedelta, timezone
 from pathlib import Path
 
 import msgspec
@@ -25,7 +26,7 @@ LEAVE = (
     + """
     future = job.options(detach=bool(sys.argv[3:]))(21, starts, gate)
     print(future.handle, flush=True)
-    while not os.path.exists(starts): time.sleep(0.01)
+    while not (os.path.exists(starts) and os.path.getsize(starts)): time.sleep(0.01)
 """
 )
 
@@ -35,7 +36,9 @@ def test_a_detached_call_outlives_its_process_which_says_so(place: Place) -> Non
     output, errors = child.communicate(timeout=60)
     handle = output.strip()
     assert child.returncode == 0
-    assert f"job goes on and may cost money; to stop it: dokrun cancel {handle}" in errors
+    stops = f"dokrun cancel {keys.shortened(handle)}"
+    # The price is told where it is known by then.
+    assert re.search(rf"job goes on and may cost (money|¥0\.96 a minute); to stop it: {stops}\n", errors)
     place.gate.touch()
     place.here()
     assert dok.attach(handle).result(timeout=60) == 42
@@ -90,13 +93,36 @@ def test_logs_and_cancel_take_a_beginning_a_whole_handle_or_a_tasks_id_without_t
         assert (shown.returncode, shown.stdout, shown.stderr) == (0, "at work\n", "")
 
 
+def test_cancel_takes_several_and_ends_none_where_one_is_not_found(place: Place) -> None:
+    handles = [abandoned(place), abandoned(place, until=lambda: len(place.tasks()) == 2)]
+    missed = place.dokrun("cancel", handles[0], "job-9999")
+    assert (missed.returncode, missed.stdout) == (1, "")
+    assert [task.ended for task in place.tasks()] == [False, False]
+    done = place.dokrun("cancel", *map(keys.shortened, handles))
+    assert (done.returncode, done.stdout.count(": cancelled\n")) == (0, 2), done.stderr
+    wait_for(lambda: [task.status for task in place.tasks()] == ["canceled"] * 2)
+
+
+def test_ls_tells_the_time_of_here(place: Place) -> None:
+    abandoned(place)
+    created = place.tasks()[0].created_at
+    assert created is not None
+    for zone, hours in (("UTC", 0), ("Asia/Tokyo", 9)):
+        there = created.astimezone(timezone(timedelta(hours=hours)))
+        assert there.strftime("\t%Y-%m-%d %H:%M\t") in place.dokrun("ls", TZ=zone).stdout
+
+
 @pytest.mark.parametrize("command", ["logs", "cancel"])
 def test_what_no_task_or_several_bear_is_told_in_a_line(place: Place, command: str) -> None:
     with Client(place.dok.token, place.dok.secret, base_url=place.dok.api_url) as client:
         for character in "01":
             tags = [keys.OURS, keys.job_tag("abcd" + character * 28)]
             client.tasks.create(msgspec.structs.replace(request("pass"), tags=tags, name="job-abcd"))
-    for meant, told in (("job-9999", "there is no task 'job-9999'"), ("abcd", "'abcd' is the beginning of several")):
+    for meant, told in (
+        ("job-9999", "there is no task 'job-9999' of dokrun's; dokrun ls tells which there are\n"),
+        ("job", "; a handle takes four digits of a job's id at least, as in train-7f3a"),
+        ("abcd", "'abcd' is the beginning of several"),
+    ):
         done = place.dokrun(command, meant)
         assert done.returncode == 1
         assert told in done.stderr

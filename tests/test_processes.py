@@ -11,6 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from waiting import wait_for
 
 
 def start(tmp_path: Path, script: str, **environment: str) -> subprocess.Popen[str]:
@@ -103,9 +104,17 @@ def held(tmp_path: Path) -> Held:
 
 
 def test_a_script_that_ends_cancels_what_is_unfinished_and_says_so(tmp_path: Path, held: Held) -> None:
-    script = HELD + "    f = hold(path)\n    while not f.running(): time.sleep(0.01)\n    sys.exit(3)\n"
-    _, errors, status = run(tmp_path, script, HELD=str(held.path))
-    assert status == 3
+    over = tmp_path / "over"
+    script = (
+        HELD
+        + "    f = hold(path)\n    while not os.path.exists(os.environ['OVER']): time.sleep(0.01)\n    sys.exit(3)\n"
+    )
+    process = start(tmp_path, script, HELD=str(held.path), OVER=str(over))
+    assert held.begun()
+    over.touch()
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert held.ended()
     assert "dokrun: cancelled what had not finished: hold (task " in errors
     assert "Traceback" not in errors
     assert not list((tmp_path / "tmp").iterdir())
@@ -128,12 +137,7 @@ def test_a_process_that_is_killed_leaves_no_task_and_no_folder(tmp_path: Path, h
     process.kill()
     process.communicate(timeout=60)
     assert held.ended(), "the task's process is gone with the emulator that started it"
-    pause = threading.Event()
-    for _ in range(500):
-        if not list((tmp_path / "tmp").iterdir()):
-            return
-        pause.wait(0.02)
-    raise AssertionError(f"left behind: {list((tmp_path / 'tmp').iterdir())}")
+    wait_for(lambda: not list((tmp_path / "tmp").iterdir()))
 
 
 def test_a_forked_child_has_an_engine_of_its_own(tmp_path: Path) -> None:

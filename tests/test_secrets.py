@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 import pytest
-from attempts import job_of, wait_until
+from attempts import job_of
 from storefaults import FaultyStore, StoreFault
+from waiting import wait_for
 
 import dokrun as dok
 from dokrun import engine, keys
@@ -118,7 +119,7 @@ def test_nobody_but_the_function_gets_to_see_a_secret(
     os.mkfifo(gate)
     function = wait_at.options(secrets={"HF_TOKEN": VALUE})
     future = function(gate)
-    wait_until((tmp_path / "started").exists)
+    wait_for((tmp_path / "started").exists)
     job_id, task_id = job_of(future), future.task_id
     mine = processes(job_id)
     assert len(mine) == 2, "the supervisor and the worker"
@@ -177,7 +178,7 @@ def test_a_call_that_is_cancelled_leaves_no_secret_in_the_bucket(faulty: FaultyS
     assert future.cancel()
     faulty.let_go()
     payload = keys.payload(job_of(future))
-    wait_until(lambda: Bucket(faulty.settings).read(payload, 1 << 20) is None)
+    wait_for(lambda: Bucket(faulty.settings).read(payload, 1 << 20) is None)
 
 
 def test_a_secret_is_not_pickled_with_a_function_or_its_options() -> None:

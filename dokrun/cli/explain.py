@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dokrun.errors import OptionError, suggest
-from dokrun.function import RemoteFunction
+from dokrun.function import LOOKING, RemoteFunction
 from dokrun.payload.bundle import LIMIT_BYTES, check_size, size_text
 from dokrun.payload.explain import Explanation
 from dokrun.payload.source import LeftOut
@@ -100,10 +100,13 @@ def _started(path: Path, file: str) -> ModuleType:
 
 
 def _run(load: Callable[[], T], file: str) -> T:
+    looking = LOOKING.set(True)
     try:
         return load()
     except (Exception, SystemExit) as error:
         raise OptionError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        LOOKING.reset(looking)
 
 
 def _show(found: Explanation, name: str, file: str) -> None:

@@ -11,11 +11,16 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from dokrun import config
+from dokrun.errors import ConfigError
+
 if TYPE_CHECKING:
     from dokrun.engine import Engine
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
-Handle = Annotated[str, typer.Argument(help="What future.handle tells, its beginning, or a task's id.")]
+_A_HANDLE = "What future.handle tells, its beginning, or a task's id."
+Handle = Annotated[str, typer.Argument(help=_A_HANDLE)]
+Handles = Annotated[list[str], typer.Argument(metavar="HANDLE", help=_A_HANDLE)]
 
 
 def list_jobs(
@@ -26,9 +31,9 @@ def list_jobs(
     table = Table(*(Column(name, overflow="fold") for name in ("handle", "state", "plan", "since", "task")))
     console = Console()
     for one in _engine(profile).listed("waiting,running" if running else None):
-        since = one.task.created_at.strftime("%Y-%m-%d %H:%M") if one.task.created_at else ""
+        since = one.task.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if one.task.created_at else ""
         plan = next((container.plan for container in one.task.containers), "")
-        row = (f"{one.name}-{one.job_id[:12]}", one.task.status, plan, since, one.task.id)
+        row = (one.short_handle, one.task.status, plan, since, one.task.id)
         if console.is_terminal:
             table.add_row(*row)
         else:
@@ -44,14 +49,21 @@ def logs(handle: Handle, profile: Profile = None) -> None:
         print(piece, end="", flush=True)
 
 
-def cancel(handle: Handle, profile: Profile = None) -> None:
-    """End a task, whether it waits or runs."""
+def cancel(handles: Handles, profile: Profile = None) -> None:
+    """End tasks, whether they wait or run."""
     engine = _engine(profile)
-    one = engine.find(handle)
-    print(f"{one.name} (task {one.task.id}): {'cancelled' if engine.cancel(one) else 'it had ended before'}")
+    # All are found before any is ended: a slip in one of them ends none.
+    for one in [engine.find(handle) for handle in handles]:
+        print(f"{one.name} (task {one.task.id}): {'cancelled' if engine.cancel(one) else 'it had ended before'}")
 
 
 def _engine(profile: str | None) -> Engine:
+    settings = config.load(profile)
+    if not settings.outlasts:
+        raise ConfigError(
+            f"on the profile {settings.profile} a script's tasks live in its own process, and end with it; to see them "
+            "from here, run dokrun emulator and let both use that, or name another profile"
+        )
     from dokrun import engine
 
     return engine.get(profile)
