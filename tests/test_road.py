@@ -8,6 +8,7 @@ import functools
 import inspect
 import json
 import os
+import random
 import sys
 import threading
 from dataclasses import dataclass
@@ -214,6 +215,13 @@ def test_a_future_can_be_awaited() -> None:
         return list(await asyncio.gather(add(1), add(2)))
 
     assert asyncio.run(both()) == [2, 3]
+
+
+def test_whoever_seeds_the_random_numbers_gets_them_all() -> None:
+    random.seed(0)
+    before = random.getstate()
+    assert remote(max)(1, 2).result(timeout=60) == 2
+    assert random.getstate() == before
 
 
 def test_many_threads_may_call_at_once() -> None:
