@@ -54,11 +54,12 @@ def test_an_outcome_after_a_cancellation_is_dropped() -> None:
     assert future.cancelled()
 
 
-def test_a_second_outcome_is_a_defect_and_not_dropped() -> None:
+def test_of_two_outcomes_the_first_one_stands() -> None:
     future = make()
     future.settle(1)
-    with pytest.raises(concurrent.futures.InvalidStateError):
-        future.settle(2)
+    future.settle(2)
+    future.fail(ValueError("too late"))
+    assert future.result() == 1
 
 
 def test_cancelling_an_asyncio_wait_cancels_the_call() -> None:

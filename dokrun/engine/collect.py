@@ -92,7 +92,7 @@ def collect(
         raise _not_fetched(expected, task, str(error)) from error
     except (OSError, MemoryError) as error:
         why = getattr(error, "strerror", None) or str(error) or "there is no memory left"
-        where = f"it cannot be written below {folder.parent}, and read from there, on this machine ({why})"
+        where = f"it cannot be kept below {folder.parent} on this machine ({why})"
         raise _not_fetched(expected, task, where) from error
 
 
