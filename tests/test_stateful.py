@@ -260,6 +260,8 @@ def real(caplog: pytest.LogCaptureFixture) -> Iterator[World]:
 
 @pytest.mark.timeout(0 if SOAK else 240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections are cut on purpose
+# Nor are the random numbers taken by what is drawn: the servers' threads take some.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning")
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_no_sequence_loses_a_call_nor_runs_it_twice_nor_believes_what_was_tampered_with(
     kind: str, played: World
@@ -271,6 +273,8 @@ def test_no_sequence_loses_a_call_nor_runs_it_twice_nor_believes_what_was_tamper
 
 @pytest.mark.timeout(0 if SOAK else 240)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # connections are cut on purpose
+# Nor are the random numbers taken by what is drawn: the servers' threads take some.
+@pytest.mark.filterwarnings("ignore:Do not use the .random. module:hypothesis.errors.HypothesisDeprecationWarning")
 def test_no_sequence_does_so_where_containers_are_real_processes(real: World) -> None:
     run(real, [*API_FAULTS, *STORE_FAULTS], REAL_SEQUENCES, REAL_STEPS)
     assert {"kill", "attach"} <= set(real.happened)
