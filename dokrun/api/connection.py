@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -35,6 +36,8 @@ _ADVICE = {
 _PAID = ("POST", "/tasks/")
 # Of the service's own words.
 _LONGEST_WORDS = 2000
+_decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
+_looking = threading.Lock()
 
 redact.guard_logs()
 
@@ -210,12 +213,13 @@ def _words(response: httpx.Response) -> models.Error:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, httpx.ResponseNotRead):
         return models.Error()
     words = {name: redact.text(value[:_LONGEST_WORDS]) for name, value in body.items() if isinstance(value, str)}
+    _decoder(models.Error)  # looks at the type
     return msgspec.convert(words, models.Error)
 
 
 def _decode(response: httpx.Response, answer: type[T]) -> T:
     try:
-        return msgspec.json.decode(response.content, type=answer)
+        return _decoder(answer).decode(response.content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass  # a null where none is foreseen, perhaps: read again without them, which takes longer
     try:
@@ -226,6 +230,14 @@ def _decode(response: httpx.Response, answer: type[T]) -> T:
         problem = problem.replace(word, "Invalid date format")
     method, path = response.request.method, response.request.url.path
     raise errors.InvalidAnswer(f"{method} {path}: DOK's answer cannot be read: {problem}", method=method, path=path)
+
+
+def _decoder(answer: type[T]) -> msgspec.json.Decoder[T]:
+    # msgspec 0.22 looks at a type when it first reads one, and two threads that do so at once may crash the process.
+    with _looking:
+        if answer not in _decoders:
+            _decoders[answer] = msgspec.json.Decoder(answer)
+        return _decoders[answer]
 
 
 def _without_nulls(value: Any) -> Any:
