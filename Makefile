@@ -32,6 +32,7 @@ bench: .venv/ready
 	-$(BIN)/python benchmarks/emulator.py
 	-$(BIN)/python benchmarks/shim.py
 	-$(BIN)/python benchmarks/images.py
+	-$(BIN)/python benchmarks/map.py
 
 grid: .venv/ready
 	$(BIN)/python tests/grid.py

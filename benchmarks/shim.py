@@ -16,10 +16,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from dokrun.engine import Call
+from dokrun.engine import Target
 from dokrun.engine.images import Ready
-from dokrun.engine.prepare import prepare
-from dokrun.engine.stage import stage
+from dokrun.engine.prepare import Preparing
+from dokrun.engine.stage import Attempt, stage
 from dokrun.options import Options
 from dokrun.payload import shim
 
@@ -42,10 +42,9 @@ def seconds_until_it_runs(command: list[str], environment: dict[str, str]) -> fl
 
 def main() -> None:
     """Measure and print."""
-    call = Call(tell_time, inspect.signature(tell_time), "tell_time", (), {})
-    definition = stage(
-        prepare(call, "v100-32gb", Options()), None, Ready("any"), "bench", attempt=1, checkpoint=None
-    ).containers[0]
+    preparing = Preparing(Target(tell_time, inspect.signature(tell_time), "tell_time"), "v100-32gb", Options())
+    preparing.add((), {})
+    definition = stage(preparing.job(), None, Ready("any"), "bench", Attempt()).containers[0]
     code = "import time; print(time.monotonic())"
     taken = []
     with tempfile.TemporaryDirectory() as name:

@@ -27,15 +27,20 @@ if os.environ.get("DOKRUN_LOG"):
     _show(os.environ["DOKRUN_LOG"])
 
 if TYPE_CHECKING:
+    from dokrun.artifact import ArtifactFile as ArtifactFile
+    from dokrun.cost import Phases as Phases
     from dokrun.cost import Price as Price
+    from dokrun.cost import Quote as Quote
     from dokrun.cost import Receipt as Receipt
     from dokrun.function import RemoteFunction as RemoteFunction
     from dokrun.function import attach as attach
     from dokrun.function import prices as prices
+    from dokrun.function import put as put
     from dokrun.function import remote as remote
-    from dokrun.future import ArtifactFile as ArtifactFile
     from dokrun.future import Future as Future
+    from dokrun.given import File as File
     from dokrun.image.spec import Image as Image
+    from dokrun.map import Map as Map
     from dokrun.retry import Retry as Retry
     from dokrun.shim.protocol import CallInfo as CallInfo
     from dokrun.shim.protocol import artifact_dir as artifact_dir
@@ -43,10 +48,13 @@ if TYPE_CHECKING:
     from dokrun.shim.protocol import current as current
 
 _HOMES = {
-    "dokrun.cost": ("Price", "Receipt"),
-    "dokrun.function": ("RemoteFunction", "attach", "prices", "remote"),
-    "dokrun.future": ("ArtifactFile", "Future"),
+    "dokrun.artifact": ("ArtifactFile",),
+    "dokrun.cost": ("Phases", "Price", "Quote", "Receipt"),
+    "dokrun.function": ("RemoteFunction", "attach", "prices", "put", "remote"),
+    "dokrun.future": ("Future",),
+    "dokrun.given": ("File",),
     "dokrun.image.spec": ("Image",),
+    "dokrun.map": ("Map",),
     "dokrun.retry": ("Retry",),
     "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "checkpoint_dir", "current"),
 }

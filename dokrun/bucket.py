@@ -13,6 +13,7 @@ import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import boto3
@@ -35,6 +36,9 @@ ADDRESS_LIFETIME = timedelta(days=6)
 # What is read into memory: claims, which are a line of JSON.
 LARGEST_READ_BYTES = 64 << 10
 LONGEST_READ_S = 60.0
+# What comes more slowly than this is given up.
+SLOWEST_BYTES_PER_S = 500_000
+CHUNK = 256 << 10
 _PRECONDITION_FAILED = 412
 # How long an answer may keep silent.
 PATIENCE_S = 60.0
@@ -136,6 +140,25 @@ class Bucket:
                             f"bucket {self.name!r}: an object of dokrun's is too large, or comes too slowly"
                         )
         return bytes(data)
+
+    def fetch(self, key: str, path: Path, size: int) -> None:
+        """Write an object of a size to a file. One that is not there, or has another size, is an error."""
+        deadline = time.monotonic() + LONGEST_READ_S + size / SLOWEST_BYTES_PER_S
+        with self._translated("fetch"), path.open("wb") as file:
+            answer = self._s3.get_object(Bucket=self.name, Key=key)
+            if answer["ContentLength"] != size:
+                raise StorageError(f"bucket {self.name!r}: an object of dokrun's has another size than it should")
+            with closing(answer["Body"]) as body:
+                for chunk in body.iter_chunks(CHUNK):
+                    file.write(chunk)
+                    if time.monotonic() > deadline:
+                        raise StorageError(f"bucket {self.name!r}: an object of dokrun's comes too slowly")
+
+    def keys(self, beginning: str) -> list[str]:
+        """Tell the keys that begin so."""
+        with self._translated("list"):
+            pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=beginning)
+            return [found["Key"] for page in pages for found in page.get("Contents", ())]
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""

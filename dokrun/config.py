@@ -6,6 +6,7 @@ object store inside this process. This module and `dokrun.emulator` alone know a
 
     access_token = "…"                # the profile `default`
     access_token_secret = "…"
+    budget_yen_per_day = 3000         # nothing is submitted that would cost more on one day
     [bucket]
     name = "my-bucket"
     endpoint_url = "https://s3.isk01.sakurastorage.jp"
@@ -24,6 +25,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +80,7 @@ class Settings:
 
     `uses_images` is False where tasks are processes of this machine, so that no image is looked at, nor built;
     `outlasts` is False where tasks end with this process, and `charges` where nobody pays for them.
+    `budget_yen_per_day` is what all tasks of the project may cost on one day, in Japan's time.
     """
 
     profile: str
@@ -91,6 +94,7 @@ class Settings:
     uses_images: bool = True
     outlasts: bool = True
     charges: bool = True
+    budget_yen_per_day: Decimal | None = None
     defaults: Options = field(default_factory=Options, repr=False)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
@@ -155,6 +159,7 @@ def load(
         bucket=_bucket(environ, table.get("bucket", {}), source),
         registry=_registry(environ, table.get("registry", {}), source),
         hub_mirror=_hub_mirror(environ, table.get("registry", {})),
+        budget_yen_per_day=_budget(environ, table, source),
         defaults=Options().updated(table.get("defaults", {})),
         state_dir=state_dir,
         source=source,
@@ -196,7 +201,7 @@ def _choose(
         return profile, "profile="
     if environ.get("DOKRUN_PROFILE"):
         return environ["DOKRUN_PROFILE"], "DOKRUN_PROFILE"
-    if set(tables.get(DEFAULT, {})) - {"defaults"}:
+    if set(tables.get(DEFAULT, {})) - {"defaults", "budget_yen_per_day"}:
         return DEFAULT, "config.toml"
     for name in _TOKENS:
         if environ.get(name):
@@ -306,6 +311,23 @@ def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any]) -> str | N
             "DOKRUN_HUB_MIRROR, or hub_mirror under [registry], to HOST or HOST:PORT alone"
         )
     return told
+
+
+def _budget(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> Decimal | None:
+    told = environ.get("DOKRUN_BUDGET_YEN_PER_DAY") or table.get("budget_yen_per_day")
+    if told is None:
+        return None
+    source["budget_yen_per_day"] = where = _origin("DOKRUN_BUDGET_YEN_PER_DAY", environ)
+    try:
+        budget = Decimal(str(told))
+    except InvalidOperation:
+        budget = Decimal("NaN")
+    if isinstance(told, bool) or not budget.is_finite() or budget < 0:
+        raise ConfigError(
+            f"budget_yen_per_day (from {where}) is not a number of yen; set DOKRUN_BUDGET_YEN_PER_DAY, or "
+            "budget_yen_per_day in config.toml, to the like of 3000"
+        )
+    return budget
 
 
 def _origin(name: str, environ: Mapping[str, str]) -> str:

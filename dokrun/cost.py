@@ -1,9 +1,16 @@
-"""What seconds on a plan cost. No I/O: prices are handed in."""
+"""What seconds on a plan cost, before and after. No I/O: prices and what is known of past calls are handed in."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+
+# The service bills by days of Japan's time, which knows no summer time.
+JST = timezone(timedelta(hours=9))
 
 
 @dataclass(frozen=True)
@@ -22,16 +29,118 @@ class Price:
         """Tell what a task that ran this long costs, in yen."""
         return self.yen_per_second * Decimal(str(self.billed_seconds(seconds)))
 
+    @property
+    def least_yen(self) -> Decimal:
+        """What a task costs at least."""
+        return self.yen(0)
+
+    def seconds_for(self, yen: Decimal) -> int | None:
+        """Tell for how many whole seconds this pays, as the service counts them; None where nothing is charged."""
+        return math.floor(yen / self.yen_per_second) if self.yen_per_second else None
+
+
+def midnight(now: datetime) -> datetime:
+    """Tell when the day began that the service bills now."""
+    return now.astimezone(JST).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+@dataclass(frozen=True)
+class Past:
+    """A task that has ended: how long it ran, how much of that its calls did, and how many of them side by side.
+
+    `running_s` is None where its container did not tell.
+    """
+
+    calls: int
+    lanes: int
+    seconds: float
+    running_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a call, or a map, will cost in yen, tax included.
+
+    Attributes:
+        plan: the plan that it runs on.
+        calls: how many calls there are.
+        tasks: how many tasks they share.
+        least: what the service bills at least: the plan's minimum for each task.
+        expected: what it will cost if it goes as on this machine's past calls of the function; None if there are none.
+        most: what it costs if it takes as long as it may: up to its time limit in every attempt, or `max_yen`.
+        yen_per_minute: what it costs while a task runs.
+        past: how many past tasks the expectation rests on.
+    """
+
+    plan: str
+    calls: int
+    tasks: int
+    least: Decimal
+    expected: Decimal | None
+    most: Decimal
+    yen_per_minute: Decimal
+    past: int
+
+    def __str__(self) -> str:
+        """Tell the quote in one line."""
+        rests = f"{self.past} past task{'s' if self.past != 1 else ''}"
+        about = f"about ¥{self.expected:.2f} (as in {rests})" if self.expected is not None else "never called before"
+        return (
+            f"¥{self.least:.2f} at least, {about}, ¥{self.most:.2f} at most; "
+            f"¥{self.yen_per_minute:.2f} a minute on {self.plan}"
+        )
+
+
+def expected_yen(price: Price, past: Sequence[Past], calls: Sequence[int], lanes: int) -> Decimal | None:
+    """Tell what tasks with so many calls each will cost, if they go as past ones did; None if there are none.
+
+    A task takes a while for itself, and each of its calls a while of its lane's.
+    """
+    done = [task for task in past if task.calls > 0]
+    if not done:
+        return None
+    running = [task.seconds if task.running_s is None else min(task.running_s, task.seconds) for task in done]
+    around_s = sum(task.seconds for task in done) / len(done) - sum(running) / len(done)
+    worked_s = sum(each * task.lanes for each, task in zip(running, done, strict=True))
+    call_s = worked_s / sum(task.calls for task in done)
+    return sum((price.yen(around_s + count / min(lanes, count) * call_s) for count in calls), Decimal(0))
+
+
+@dataclass(frozen=True)
+class Phases:
+    """How long a call's last task took for what, in seconds, and how much memory; None is what nobody told.
+
+    Attributes:
+        queued_s: from its creation to the container's start: in line and for the image's pull, which DOK does not tell
+            apart, and which cost nothing.
+        downloading_s: from the container's start until all is there that the calls need, and the attempt is claimed.
+        running_s: the calls themselves, from the first one's beginning to the last one's end.
+        uploading_s: what was written and sent after them.
+        peak_memory_bytes: the most memory that the container has used; where it cannot see that, as on the local
+            emulator, the most of one of its processes.
+        peak_gpu_memory_bytes: the most that PyTorch has held of the GPU's memory; other libraries do not tell.
+    """
+
+    queued_s: float | None = None
+    downloading_s: float | None = None
+    running_s: float | None = None
+    uploading_s: float | None = None
+    peak_memory_bytes: int | None = None
+    peak_gpu_memory_bytes: int | None = None
+
 
 @dataclass(frozen=True)
 class Receipt:
     """What a call cost: `each_seconds` is how long each of its containers ran, as the service counts it, in order.
 
-    There is one for each attempt, and one for each task that ended before the function started.
+    There is one for each attempt, and one for each task that ended before the function started. `phases` are the last
+    one's; `prices` are those of all plans, for `advice`.
     """
 
     each_seconds: tuple[float, ...]
     price: Price
+    phases: Phases = Phases()
+    prices: tuple[Price, ...] = field(default=(), repr=False)
 
     @property
     def plan(self) -> str:
@@ -52,6 +161,31 @@ class Receipt:
     def yen(self) -> Decimal:
         """The cost in yen, tax included."""
         return sum(map(self.price.yen, self.each_seconds), Decimal(0))
+
+    @property
+    def advice(self) -> str | None:
+        """How it would have cost less, where the plan's minimum was most of it; None where there is nothing to say.
+
+        Nobody can tell how long it takes on another plan, so it says up to which time that one is cheaper.
+        """
+        seconds, minimum = self.each_seconds[-1], self.price.minimum_seconds
+        if seconds >= minimum:
+            return None
+        said = f"{minimum} s are billed for {seconds:g} s"
+        many = "f.map(…) lets many calls share a task"
+        own = self.price.least_yen
+        cheaper = [each for each in self.prices if each.yen(seconds) < own and self._fits(each.plan)]
+        if not cheaper:
+            return f"{said}: {many}"
+        best = min(cheaper, key=lambda each: each.yen_per_second)
+        longest = best.seconds_for(own)
+        until = "" if longest is None else f" if it takes less than {longest:,} s there"
+        return f"{said}: {many}, and on {best.plan} one alone costs less{until}"
+
+    def _fits(self, plan: str) -> bool:
+        """Tell whether a plan's GPU has the memory that was used, as far as its id and the worker tell."""
+        used, has = self.phases.peak_gpu_memory_bytes, re.search(r"(\d+)gb", plan)
+        return used is None or has is None or used < int(has[1]) << 30
 
     def __str__(self) -> str:
         """Tell the receipt in one line."""

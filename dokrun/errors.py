@@ -24,10 +24,12 @@
     │       └── ServerError         500 and above
     └── CallFailed                  a call has no value: has ran, call_id, task_id
         ├── SubmitFailed            DOK did not take the task (ran = "no")
+        │   └── BudgetExceeded      the day's budget does not allow it: has spent, budget (ran = "no")
         ├── TaskFailed              the task ended without an outcome: has status
         ├── ShimFailed              the container could not read what was sent (ran = "no")
         ├── VersionMismatch         pickled by another version than the one that shall read it
         ├── CallTimeout             the call took longer than its `timeout` (ran = "yes")
+        ├── TooExpensive            it was ended before it cost more than its `max_yen`: has spent
         ├── WorkerDied              the function's process died: has signal, exit_code (ran = "yes")
         │   └── OutOfMemory         killed since the container's memory was used up
         ├── ResultNotSerializable   the function returned what cannot be pickled (ran = "yes")
@@ -45,11 +47,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from decimal import Decimal
 from typing import Any, Literal
 
 __all__ = [
     "ApiError",
     "BadRequest",
+    "BudgetExceeded",
     "BuildFailed",
     "CallFailed",
     "CallTimeout",
@@ -80,6 +84,7 @@ __all__ = [
     "SubmitFailed",
     "Tampered",
     "TaskFailed",
+    "TooExpensive",
     "TooManyRequests",
     "Unauthorized",
     "VersionMismatch",
@@ -295,6 +300,29 @@ class SubmitFailed(CallFailed):
     advice = "call the function again"
 
 
+class BudgetExceeded(SubmitFailed):
+    """Nothing was sent: with the least that its task costs, the day would cost more than `budget_yen_per_day`.
+
+    `spent` is what the project's tasks of the day cost so far, in yen, `budget` what they may.
+    """
+
+    advice = "raise budget_yen_per_day in config.toml, or DOKRUN_BUDGET_YEN_PER_DAY, or wait for midnight in Japan"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        ran: Ran = "no",
+        call_id: str = "",
+        task_id: str = "",
+        spent: Decimal = Decimal(0),
+        budget: Decimal = Decimal(0),
+    ) -> None:
+        super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
+        self.spent = spent
+        self.budget = budget
+
+
 class TaskFailed(CallFailed):
     """The task ended without an outcome. `status` is DOK's word: error, aborted, canceled or done."""
 
@@ -317,6 +345,27 @@ class VersionMismatch(CallFailed):
 
 class CallTimeout(CallFailed):
     """The call took longer than its `timeout`; its process was killed."""
+
+
+class TooExpensive(CallFailed):
+    """The container was ended before it cost more than the call's `max_yen`.
+
+    `spent` is what all its tasks cost, in yen; None where the service does not tell.
+    """
+
+    advice = "dokrun logs {short} shows its log, and where it was; give it more with max_yen=, or less to do"
+
+    def __init__(
+        self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", spent: Decimal | None = None
+    ) -> None:
+        super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
+        self.spent = spent
+
+    def account(self, spent: Decimal) -> None:
+        """Say what it cost."""
+        if self.spent is None:
+            self.spent = spent
+            self.args = (f"{self.args[0]}; it has cost ¥{spent:.2f}",)
 
 
 class WorkerDied(CallFailed):

@@ -9,20 +9,22 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dokrun.errors import OptionError, suggest
 from dokrun.options import GivenOptions, Options
 from dokrun.shim import protocol
+from dokrun.trial import Quoting, Rehearsal, here, size_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from dokrun.cost import Price
-    from dokrun.engine import Call
+    from dokrun.cost import Price, Quote
+    from dokrun.engine import Target
     from dokrun.future import Future
+    from dokrun.map import GivenPacking, Map
     from dokrun.payload.explain import Explanation
 
 P = ParamSpec("P")
@@ -60,14 +62,52 @@ class RemoteFunction(Generic[P, R_co]):
             NotSerializable: an argument cannot be pickled; names which, and where inside it.
             ConfigError: the profile is not complete.
         """
-        call = self._call(args, kwargs)
+        self._check_arguments(args, kwargs)
+        target = self._target()
         from dokrun import engine
 
-        return engine.get(self._options.profile).call(call, self._options)
+        return engine.get(self._options.profile).call(target, args, kwargs, self._options)
+
+    def map(self, *iterables: Iterable[Any], **packing: Unpack[GivenPacking]) -> Map[R_co]:
+        """Call the function with each of the items, many calls in one task, and yield the results as they come.
+
+            for metrics in train.map(configs): ...
+
+        Args:
+            *iterables: the items; of several iterables, one of each at a time, as for the built-in `map`.
+            tasks: how many tasks share the calls, one if nothing is said; the service lets a project run one at a time.
+                An iterable that does not know its length, as a generator, is looked at as far as one task holds, and
+                further when the next one's turn comes near.
+            workers: how many calls run at the same time in each task; one for each GPU if nothing is said. If there are
+                more, they share the GPUs.
+            order: whether results come in the items' order, which they do if nothing is said, or as they are done.
+            return_exceptions: whether an exception is handed out as if it were a result.
+            progress: whether a wait of more than a second shows how far the calls are, on standard error: one line that
+                comes and goes in a terminal, else a line when something changes. It does if nothing is said, unless
+                `DOKRUN_PROGRESS=0` is set, or a bar of tqdm's or rich's is there.
+            **packing: all of them are named.
+
+        Raises:
+            OptionError: as a call does; or one of these is not known or wrong.
+            NotSerializable: an item cannot be pickled.
+            SourceTooLarge: your files that would go along are too many.
+            ConfigError: the profile is not complete, or there is no bucket and the calls are too large without.
+            SubmitFailed: the bucket refused what the calls need.
+        """
+        sizes = [size_of(items) for items in iterables]
+        known = [size for size in sizes if size is not None]
+        # One whose length nobody knows may be the shortest.
+        size = min(known, default=0) if len(known) == len(sizes) else None
+        return self._map(zip(*iterables, strict=False), size, packing)
+
+    def starmap(self, items: Iterable[Iterable[Any]], **packing: Unpack[GivenPacking]) -> Map[R_co]:
+        """Do as `map` does; each item holds all the positional arguments of a call."""
+        return self._map(map(tuple, items), size_of(items), packing)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
         """Run the function here and now, without pickling anything."""
-        return self._function(*args, **kwargs)
+        args_here, kwargs_here = here(args, kwargs, self._options.profile)
+        return self._function(*args_here, **kwargs_here)
 
     @property
     def rehearse(self) -> Rehearsal[P, R_co]:
@@ -76,6 +116,11 @@ class RemoteFunction(Generic[P, R_co]):
         `f.rehearse.in_container(…)` does so in the call's image, where there is a Docker engine.
         """
         return Rehearsal(self._rehearse)
+
+    @property
+    def quote(self) -> Quoting[P]:
+        """Tell what a call will cost, before it is made: `f.quote(…)`; and a map: `f.quote.map(…)`."""
+        return Quoting(self._quote_call, self._quote_map)
 
     def options(self, **changed: Unpack[GivenOptions]) -> RemoteFunction[P, R_co]:
         """Make a copy with other options, which are those of `remote`; `env` and lists are replaced whole.
@@ -126,8 +171,36 @@ class RemoteFunction(Generic[P, R_co]):
         """Tell the function's name and plan."""
         return f"<dokrun.RemoteFunction {self.__name__} plan={self._options.plan}>"
 
-    def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    def _map(self, calls: Iterator[tuple[Any, ...]], size: int | None, packing: GivenPacking) -> Map[R_co]:
+        from dokrun import engine
+        from dokrun.map import Packing
+
+        def checked() -> Iterator[tuple[Any, ...]]:
+            for args in calls:
+                self._check_arguments(args, {})
+                yield args
+
+        target, given = self._target(), Packing.checked(packing)
+        return engine.get(self._options.profile).map(target, checked(), size, self._options, given)
+
+    def _quote_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quote:
         self._check_arguments(args, kwargs)
+        return self._quote([1])
+
+    def _quote_map(self, size: int, packing: GivenPacking) -> Quote:
+        from dokrun.engine.portions import counts
+        from dokrun.map import Packing
+
+        given = Packing.checked(packing)
+        return self._quote(counts(size, given.tasks), given.workers)
+
+    def _quote(self, counts: list[int], workers: int | None = None) -> Quote:
+        target = self._target()
+        from dokrun import engine
+
+        return engine.get(self._options.profile).quote(target, self._options, counts, workers)
+
+    def _target(self) -> Target:
         if LOOKING.get():
             raise OptionError(
                 f"{self.__name__}() is called when the file is imported, which would have sent it; put the call below "
@@ -137,13 +210,15 @@ class RemoteFunction(Generic[P, R_co]):
             raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
         from dokrun import engine
 
-        return engine.Call(self._function, self._signature, self.__name__, args, kwargs)
+        return engine.Target(self._function, self._signature, self.__name__)
 
     def _rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, container: bool) -> R_co:
-        call = self._call(args, kwargs)
+        self._check_arguments(args, kwargs)
+        target = self._target()
         from dokrun import engine
 
-        return cast("R_co", engine.rehearse(call, self._options, container=container))
+        args, kwargs = here(args, kwargs, self._options.profile, files=False)
+        return cast("R_co", engine.rehearse(target, args, kwargs, self._options, container=container))
 
     def _check_arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         try:
@@ -157,25 +232,6 @@ class RemoteFunction(Generic[P, R_co]):
             bare = [p.replace(annotation=p.empty, default=p.empty) for p in parameters]
             names = self._signature.replace(parameters=bare, return_annotation=inspect.Signature.empty)
             raise OptionError(f"{self.__name__}{names}: {error}{hint}") from None
-
-
-class Rehearsal(Generic[P, R_co]):
-    """A remote function whose calls run here: the same pickles, the same files of yours, the same shim.
-
-    A missing file, a value that cannot be pickled, an exception: all show before a GPU is paid for. Both ways raise
-    what `future.result()` would, and before that OptionError and NotSerializable as a call does.
-    """
-
-    def __init__(self, run: Callable[..., R_co]) -> None:
-        self._run = run
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it in a child process, with this machine's Python and its installed packages."""
-        return self._run(args, kwargs, container=False)
-
-    def in_container(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run it in a container of the local Docker engine, in the call's own image. Raises ImageError too."""
-        return self._run(args, kwargs, container=True)
 
 
 class Decorator(Protocol):
@@ -214,6 +270,9 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
             said. What failed before it started is tried again without it.
         secrets: environment variables that only the function's own process has: names of variables here, or names with
             their values. They travel with the arguments, not in the task's definition, where there is a bucket.
+        max_yen: how much a call may cost in all its attempts, or each task of a map: where it comes near, the container
+            writes down what it has, saves a checkpoint and ends, and what was not done fails with TooExpensive. It
+            keeps to that by itself, whatever becomes of this process.
         detach: let the call go on when this process ends; `dok.attach(future.handle)` gets its result.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named. None is as if an option were not given.
@@ -229,8 +288,10 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     return decorate if function is None else decorate(function)
 
 
-def attach(handle: str, *, profile: str | None = None) -> Future[Any]:
+def attach(handle: str, *, profile: str | None = None) -> Any:
     """Make the future of a call that another process has made, or this one before; nothing is submitted.
+
+    Of a map's handle, it makes the map.
 
     Args:
         handle: what `future.handle` told; on the machine that made the call its beginning will do, as in "train-7f3a".
@@ -243,6 +304,29 @@ def attach(handle: str, *, profile: str | None = None) -> Future[Any]:
     from dokrun import engine
 
     return engine.get(profile).attach(handle)
+
+
+def put(value: R, *, profile: str | None = None) -> R:
+    """Send a value to the bucket, once, and return what stands for it in calls.
+
+        model = dok.put(load_model())
+        for result in predict.map([model] * len(batches), batches): ...
+
+    Large arrays that several calls share are noticed without it. Typed as the value, since a function gets that. It
+    stays in the bucket until you remove it there.
+
+    Args:
+        value: anything that can be pickled.
+        profile: whose bucket, in place of the one that the environment chooses.
+
+    Raises:
+        NotSerializable: it cannot be pickled; names which part.
+        ConfigError: there is no bucket.
+        StorageError: the bucket refused, or gave no answer.
+    """
+    from dokrun import engine
+
+    return cast("R", engine.get(profile).put(value))
 
 
 def prices(profile: str | None = None) -> dict[str, Price]:

@@ -1,86 +1,33 @@
-"""The result of a call that runs elsewhere: a real `concurrent.futures.Future`, for everything that takes one."""
+"""The result of a call that runs elsewhere: a real `concurrent.futures.Future`, for everything that takes one.
+
+In the container this file is there too, for modules that speak of futures; what shows how far one is, is not.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import concurrent.futures
 import fnmatch
-import shutil
 import sys
-import tempfile
-import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from dokrun.cost import Receipt
-from dokrun.errors import DiskError, OptionError, suggest
+from dokrun.artifact import Artifact, ArtifactFile, download
+from dokrun.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from dokrun.cost import Receipt
+    from dokrun.jobstate import Progress
+    from dokrun.progress import Far
 
 T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class ArtifactFile:
-    """A file that a function left in `dok.artifact_dir()`: its path there, with `/`, and its size in bytes.
-
-    A link to a file there is one too, with that file's size.
-    """
-
-    name: str
-    size_bytes: int
-
-
-class Artifact(Protocol):
-    """What a call's task left behind, for the engine to provide."""
-
-    @property
-    def files(self) -> Sequence[ArtifactFile]:
-        """The user's files."""
-
-    def download(self, names: Sequence[str], folder: Path) -> None:
-        """Fetch some of them into a folder, which is new. Raises OSError where this machine cannot write them."""
-
-
-class Progress:
-    """How far a job is: what all of its calls share, kept up to date by the engine.
-
-    Attributes:
-        status: "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running,
-            error, done, aborted, canceled; "retrying" between two attempts.
-        attempt: which attempt is under way, counted from 1.
-        task_id: DOK's id of its task, None until DOK has taken it.
-        receipt: what all attempts cost so far; None until a task has ended.
-        artifact: what it left behind.
-        costs: what it does while its task runs, as in "cost ¥16.80 a minute"; empty where nobody pays.
-        cancel: called with a future that was cancelled.
-        logs: yields the text of the task's log.
-    """
-
-    def __init__(self) -> None:
-        self.status = "preparing"
-        self.attempt = 1
-        self.task_id: str | None = None
-        self.receipt: Receipt | None = None
-        self.artifact: Artifact | None = None
-        self.cancel: Callable[[], None] | None = None
-        self.logs: Callable[[str], Iterator[str]] | None = None
-        self.handle: str | None = None
-        self.costs = ""
-        self._changed = threading.Condition()
-
-    def update(self, **changed: Any) -> None:
-        """Change some attributes, and wake whoever waits for one."""
-        with self._changed:
-            vars(self).update(changed)
-            self._changed.notify_all()
-
-    def wait_for(self, name: str, ended: Callable[[], bool]) -> Any:
-        """Wait until an attribute is known, or nothing more is to come. Tells what it is."""
-        with self._changed:
-            self._changed.wait_for(lambda: getattr(self, name) is not None or ended())
-            return getattr(self, name)
+# In a log, a call says how far it is when it takes longer than this; of many, most would have nothing else to say.
+_LINES_FROM_S = 10.0
 
 
 class Future(concurrent.futures.Future[T]):
@@ -95,11 +42,16 @@ class Future(concurrent.futures.Future[T]):
         name: the function's name.
     """
 
-    def __init__(self, call_id: str, name: str, progress: Progress | None = None) -> None:
+    def __init__(self, call_id: str, name: str, progress: Progress | None = None, number: int = 0) -> None:
         super().__init__()
+        self._number = number
         self.call_id = call_id
         self.name = name
-        self._progress = progress or Progress()
+        if progress is None:
+            from dokrun.jobstate import Progress
+
+            progress = Progress()
+        self._progress = progress
 
     @property
     def task_id(self) -> str | None:
@@ -126,6 +78,19 @@ class Future(concurrent.futures.Future[T]):
         return self._progress.status
 
     @property
+    def position(self) -> int | None:
+        """How many of the project's tasks are before this one's in the line, the running one among them.
+
+        0 is next. None where it does not wait in line: it was not sent yet, it runs, or it has ended. The service is
+        asked, once in ten seconds at most.
+
+        Raises:
+            ApiError: the service refused or did not answer.
+        """
+        place = None if self.done() else self._progress.place(ask=True)
+        return None if place is None else place.before
+
+    @property
     def receipt(self) -> Receipt | None:
         """What the call cost, all its attempts so far together; None until a task has ended."""
         return self._progress.receipt
@@ -149,7 +114,7 @@ class Future(concurrent.futures.Future[T]):
         """Yield what the task writes, as it grows, piece by piece, until it has ended. Waits for it to begin."""
         task_id: str | None = self._progress.wait_for("task_id", self.done)
         if self._progress.logs is not None and task_id is not None:
-            yield from self._progress.logs(task_id)
+            yield from self._progress.logs(task_id, self._number)
 
     def cancel(self) -> bool:
         """Cancel the call, whether it waits or runs: its task is told to end.
@@ -172,6 +137,8 @@ class Future(concurrent.futures.Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the value, at most `timeout` seconds, and return it.
 
+        What takes long shows how far it is, on standard error; `DOKRUN_PROGRESS=0` keeps it from that.
+
         Raises:
             Exception: what the function raised, as itself.
             CallFailed: there is no value for another reason; its `ran` says whether the function ran.
@@ -179,11 +146,34 @@ class Future(concurrent.futures.Future[T]):
             CancelledError: it was cancelled.
         """
         try:
-            return super().result(timeout)
+            return super().result(timeout if self.done() else self._show(timeout))
         except KeyboardInterrupt:
             costs = f" and may {self._progress.costs}" if self._progress.costs else ""
             print(f"dokrun: {self.name} goes on ({self.status}){costs}; future.cancel() stops it", file=sys.stderr)
             raise
+
+    def _show(self, timeout: float | None) -> float | None:
+        """Show how far the call is while it is waited for. Tells what is left of the time for that."""
+        from dokrun.display import Display
+
+        until = None if timeout is None else time.monotonic() + timeout
+        display = Display(self.name, self._far, lines_from_s=_LINES_FROM_S)
+        with display.wait() as wait:
+            while True:
+                left_s = None if until is None else max(0.0, until - time.monotonic())
+                pause_s = min((s for s in (wait.pause_s, left_s) if s is not None), default=None)
+                concurrent.futures.wait([self], pause_s)
+                if self.done() or left_s == 0.0:
+                    break
+                wait.look()
+        if self.done():
+            display.end()
+        return left_s
+
+    def _far(self) -> Far:
+        cancelled = self.cancelled()
+        failed = self.done() and not cancelled and self.exception() is not None
+        return replace(self._progress.far, failed=int(failed), cancelled=int(cancelled))
 
     def files(self) -> list[ArtifactFile]:
         """Wait for the call's end, and tell what it left in `dok.artifact_dir()`; also when it has failed.
@@ -192,7 +182,9 @@ class Future(concurrent.futures.Future[T]):
             CancelledError: it was cancelled.
         """
         self.exception()
-        return [] if self._progress.artifact is None else list(self._progress.artifact.files)
+        # The outcome may have come before the task's end.
+        artifact: Artifact | None = self._progress.wait_for("artifact", lambda: self._progress.over)
+        return [] if artifact is None else list(artifact.files)
 
     def download(self, folder: str | PathLike[str], *names: str) -> list[Path]:
         """Wait for the call's end, and bring the files that it left in `dok.artifact_dir()` here, all or some.
@@ -223,7 +215,9 @@ class Future(concurrent.futures.Future[T]):
             if not found:
                 raise OptionError(f"{self.name} left no file {name!r}{suggest(name, known)}")
             wanted.update(found)
-        return [] if self._progress.artifact is None else _whole(self._progress.artifact, sorted(wanted), Path(folder))
+        return (
+            [] if self._progress.artifact is None else download(self._progress.artifact, sorted(wanted), Path(folder))
+        )
 
     def running(self) -> bool:
         """Tell whether the task runs now, as far as was last heard."""
@@ -254,31 +248,3 @@ class Future(concurrent.futures.Future[T]):
         """Tell the function's name, the call's id and how far it is."""
         state = "cancelled" if self.cancelled() else self.status
         return f"<dokrun.Future {self.name} {self.call_id[:8]} {state}>"
-
-
-def _whole(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Path]:
-    """Make a folder with some files of an artifact, or none."""
-    try:
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OptionError(f"{str(folder)!r} is not an empty folder; name one of its own for these files")
-        _make(artifact, names, folder)
-    except OSError as error:
-        raise DiskError(
-            f"the files cannot be written to {str(folder)!r} on this machine ({error.strerror or error}); make room "
-            "there, or name another folder, and call download() again: DOK keeps them for 72 hours",
-            folder=str(folder),
-        ) from error
-    return [folder / name for name in names]
-
-
-def _make(artifact: Artifact, names: Sequence[str], folder: Path) -> None:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Only its owner can enter a folder that mkdtemp made, so nobody can put a link in the way.
-    aside = Path(tempfile.mkdtemp(prefix=".dokrun-", dir=folder.parent))
-    try:
-        artifact.download(names, aside)
-        aside.chmod(0o755)
-        aside.replace(folder)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
+
+from dokrun.shim.protocol import ID_DIGITS
 
 # Everything of ours in a bucket lies below this; the number changes if what lies there ever does.
 _ROOT = "dokrun/1"
 
 OURS = "dokrun"
 _JOB = "dokrun-job-"
-_ID_DIGITS = 32
 # Of a job's id, for people: a million jobs would have two alike with odds of one in six hundred.
 _SHORT_DIGITS = 12
 
 
 def new_id() -> str:
     """Make an id: 128 random bits as 32 hexadecimal digits. Calling twice on purpose makes two calls."""
-    return secrets.token_hex(_ID_DIGITS // 2)
+    return secrets.token_hex(ID_DIGITS // 2)
 
 
 def blob(sha256: str) -> str:
     """Tell the key of an object that is named by its content."""
     return f"{_ROOT}/blobs/{sha256}"
+
+
+def of_job(job_id: str) -> str:
+    """Tell how the keys begin of all that nobody needs any more when a job's calls have their outcomes."""
+    return f"{_ROOT}/jobs/{job_id}/"
 
 
 def payload(job_id: str) -> str:
@@ -43,14 +48,19 @@ def claim(job_id: str, attempt: int) -> str:
     return f"{_ROOT}/claims/{job_id}/{attempt}"
 
 
+def begun(job_id: str, attempt: int) -> str:
+    """Tell the key of what says how far an attempt has come with its calls."""
+    return f"{_ROOT}/jobs/{job_id}/{attempt}/begun"
+
+
+def results(job_id: str, attempt: int, slot: int) -> str:
+    """Tell the key of some results of an attempt that go ahead of its artifact."""
+    return f"{_ROOT}/jobs/{job_id}/{attempt}/results/{slot}"
+
+
 def checkpoint(job_id: str, attempt: int, slot: int) -> str:
     """Tell the key of one of an attempt's checkpoints; they take turns, so that the last whole one stays."""
     return f"{_ROOT}/checkpoints/{job_id}/{attempt}/{slot}"
-
-
-def call_id(job_id: str, number: int) -> str:
-    """Tell the id of a job's call, so that whoever knows the job knows its calls."""
-    return hashlib.sha256(f"{job_id}/{number}".encode()).hexdigest()[:_ID_DIGITS]
 
 
 def task_name(function_name: str, job_id: str) -> str:
@@ -70,7 +80,7 @@ def job_tag(job_id: str) -> str:
 def job_of(tags: Iterable[str]) -> str | None:
     """Tell the job that a task's tags name, None where they name none."""
     found = (tag.removeprefix(_JOB) for tag in tags if tag.startswith(_JOB))
-    return next((job_id for job_id in found if re.fullmatch(rf"[0-9a-f]{{{_ID_DIGITS}}}", job_id)), None)
+    return next((job_id for job_id in found if re.fullmatch(rf"[0-9a-f]{{{ID_DIGITS}}}", job_id)), None)
 
 
 def batch_tag(batch_id: str) -> str:
@@ -79,14 +89,16 @@ def batch_tag(batch_id: str) -> str:
 
 
 class Handle(NamedTuple):
-    """What a handle says: which job, and the beginning of the digest that its task's definition has."""
+    """What a handle says: which job, the beginning of the digest that its task's definition has, how many calls."""
 
     name: str
     job_id: str
     digest: str
+    calls: int = 1
 
     def __str__(self) -> str:
-        return f"{_readable(self.name)}-{self.job_id}.{self.digest[:_ID_DIGITS]}"
+        many = "" if self.calls == 1 else f"x{self.calls}"
+        return f"{_readable(self.name)}-{self.job_id}.{self.digest[:ID_DIGITS]}{many}"
 
     @property
     def short(self) -> str:
@@ -101,7 +113,9 @@ def read_handle(text: str) -> Handle | None:
         None where the text cannot be the beginning of any. What it does not tell is empty.
     """
     found = _HANDLE.fullmatch(text.strip())
-    return None if found is None else Handle(found["name"] or "", found["job"], found["digest"] or "")
+    if found is None:
+        return None
+    return Handle(found["name"] or "", found["job"], found["digest"] or "", int(found["calls"] or 1))
 
 
 def shortened(text: str) -> str:
@@ -111,5 +125,6 @@ def shortened(text: str) -> str:
 
 
 _HANDLE = re.compile(
-    rf"(?:(?P<name>[A-Za-z0-9_.-]{{1,40}})-)?(?P<job>[0-9a-f]{{4,{_ID_DIGITS}}})(?:\.(?P<digest>[0-9a-f]{{{_ID_DIGITS}}}))?"
+    rf"(?:(?P<name>[A-Za-z0-9_.-]{{1,40}})-)?(?P<job>[0-9a-f]{{4,{ID_DIGITS}}})"
+    rf"(?:\.(?P<digest>[0-9a-f]{{{ID_DIGITS}}})(?:x(?P<calls>[1-9][0-9]{{0,6}}))?)?"
 )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any, TypeAlias, TypedDict
 
 from dokrun.errors import OptionError, suggest
@@ -43,13 +44,15 @@ class GivenOptions(TypedDict, total=False):
     retries: int | Retry | None
     secrets: Iterable[str] | Mapping[str, str] | None
     detach: bool | None
+    max_yen: Decimal | float | None
 
 
 @dataclass(frozen=True)
 class Options:
     """The options of a remote function. None and empty mean: the profile's default, else dokrun's.
 
-    `timeout_s` is how long one call may take, in seconds; one hour where nothing says otherwise. Of `secrets`, None
+    `timeout_s` is how long one call may take, in seconds; one hour where nothing says otherwise. `max_yen` is what it
+    may cost in all its attempts, or what a map's task may. Of `secrets`, None
     stands for what this process's environment has when the function is called.
     """
 
@@ -65,6 +68,7 @@ class Options:
     retries: Retry | None = None
     secrets: Mapping[str, Secret | None] = field(default_factory=dict)
     detach: bool | None = None
+    max_yen: Decimal | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Options:
         """Make a copy with what is given, as the user writes it; None takes back what was said before.
@@ -189,6 +193,19 @@ def _flag(name: str, value: object) -> bool:
     return value
 
 
+def yen(name: str, value: object) -> Decimal:
+    """Read an amount of money, more than zero.
+
+    Raises:
+        OptionError: it is none.
+    """
+    if isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
+        amount = Decimal(str(value))
+        if amount.is_finite() and amount > 0:
+            return amount
+    raise OptionError(f"{name}={value!r} must be a number of yen, more than zero")
+
+
 def _tags(name: str, value: object) -> tuple[str, ...]:
     tags = _texts(name, value)
     for tag in tags:
@@ -216,4 +233,5 @@ _CHECKS = {
     "retries": _retries,
     "secrets": _secrets,
     "detach": _flag,
+    "max_yen": yen,
 }

@@ -21,15 +21,16 @@ else:
 # The profile that stands at the top of the file, without a name of its own.
 DEFAULT = "default"
 
-_KEYS = {
+_KEYS: Mapping[str, type | tuple[type, ...]] = {
     "access_token": str,
     "access_token_secret": str,
     "api_url": str,
     "bucket": dict,
     "registry": dict,
     "defaults": dict,
+    "budget_yen_per_day": (int, float),
 }
-_KINDS = {str: "text", dict: "table"}
+_KINDS: Mapping[object, str] = {str: "text", dict: "table", (int, float): "number"}
 _TABLES = {
     "bucket": ("name", "endpoint_url", "region", "access_key_id", "secret_access_key"),
     "registry": ("name", "username", "password", "hub_mirror"),

@@ -22,6 +22,8 @@ def private(folder: Path) -> Path:
         with suppress(FileExistsError):  # whatever it is, that is looked at next
             folder.mkdir(mode=0o700)
         found = folder.lstat()
+    except FileExistsError as error:
+        raise ConfigError(f"the state folder {folder} is a file; {_ELSEWHERE}") from error
     except OSError as error:
         raise ConfigError(f"the state folder {folder} cannot be used: {error.strerror}; {_ELSEWHERE}") from error
     problem = _problem(found)

@@ -12,23 +12,33 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from storefaults import FaultyStore
+from storefaults import FaultyStore, StoreFault
 from test_shim import payload
+from told import Told
 
 import dokrun as dok
 from dokrun import keys
 from dokrun.bucket import Bucket
 from dokrun.payload import shim
-from dokrun.shim import envelope, protocol
+from dokrun.shim import protocol
 
 PATIENCE_S = 60
 
 
 class Attempt:
-    """A payload with one call for each function, put into the bucket; its addresses lead through the proxy."""
+    """A payload, put into the bucket; its addresses lead through the proxy.
+
+    It has one call for each function, or is what `data` makes of some of its header.
+    """
 
     def __init__(
-        self, folder: Path, faulty: FaultyStore, *functions: Callable[..., Any], number: int = 1, **header: Any
+        self,
+        folder: Path,
+        faulty: FaultyStore,
+        *functions: Callable[..., Any],
+        number: int = 1,
+        data: Callable[[dict[str, Any]], bytes] | None = None,
+        **header: Any,
     ) -> None:
         self.job_id = keys.new_id()
         self.number = number
@@ -36,14 +46,15 @@ class Attempt:
         self._folder = folder
         self._pyz = folder / "shim.pyz"
         self._pyz.write_bytes(shim.build().data)
-        data = payload(*functions, **{"job": self.job_id, "checkpoint_s": 0.05, **header})
-        self.bucket.put(keys.payload(self.job_id), data)
+        told = {"job": self.job_id, "checkpoint_s": 0.05, **header}
+        sent = payload(*functions, **told) if data is None else data(told)
+        self.bucket.put(keys.payload(self.job_id), sent)
         self.environment = {
             "PATH": os.environ["PATH"],
             protocol.JOB_ID: self.job_id,
             protocol.ATTEMPT: str(number),
-            protocol.PAYLOAD_SHA256: hashlib.sha256(data).hexdigest(),
-            protocol.PAYLOAD_SIZE: str(len(data)),
+            protocol.PAYLOAD_SHA256: hashlib.sha256(sent).hexdigest(),
+            protocol.PAYLOAD_SIZE: str(len(sent)),
         }
         claim = keys.claim(self.job_id, number)
         self.addresses: dict[str, Any] = {
@@ -65,16 +76,25 @@ class Attempt:
         found = self.bucket.address(former) if former else ""
         self.addresses["checkpoint"] = {"put": [self.bucket.address_to_put(slot) for slot in slots], "get": found}
 
+    def say_how_far(self) -> None:
+        """Let its containers write down how far they have come with their calls."""
+        self.addresses["begun"] = self.bucket.address_to_put(keys.begun(self.job_id, self.number))
+
+    def take_results(self, slots: int) -> None:
+        """Let its containers send results ahead of the artifact, to so many places."""
+        places = [keys.results(self.job_id, self.number, slot) for slot in range(slots)]
+        self.addresses["results"] = [self.bucket.address_to_put(place) for place in places]
+
     def container(self, task_id: str = "task-1") -> Container:
         """Let the service start a container of the attempt."""
         return Container(self._folder / task_id, self._pyz, self.addresses, {**self.environment, "TASK": task_id})
 
 
-class Container:
+class Container(Told):
     """A supervisor that runs. `end` waits for it."""
 
     def __init__(self, folder: Path, pyz: Path, addresses: dict[str, Any], environment: dict[str, str]) -> None:
-        self.artifact = folder / "artifact"
+        super().__init__(folder / "artifact")
         self.artifact.mkdir(parents=True)
         self.output = ""
         told = {protocol.TASK_ID: environment["TASK"], protocol.ARTIFACT_DIR: str(self.artifact), "TMPDIR": str(folder)}
@@ -92,18 +112,24 @@ class Container:
         return self.process.returncode
 
     @property
-    def manifest(self) -> Any:
-        return json.loads((self.artifact / protocol.MANIFEST).read_bytes())
-
-    @property
     def failure(self) -> Any:
         return self.manifest["failure"]
 
-    def value(self, number: int = 0) -> Any:
-        data = (self.artifact / self.manifest["calls"][number]["report"]["path"]).read_bytes()
-        header, segments = envelope.unpack(data)
-        assert header["kind"] == "value", header
-        return envelope.load_value([segments[index].data for index in header["value"]])
+
+def held_at_its_last_checkpoint(folder: Path, faulty: FaultyStore, **environment: str) -> Container:
+    """Let a container come so far that its call has raised, and what it saved is about to reach the bucket."""
+
+    def save_and_raise() -> None:
+        (dok.checkpoint_dir() / "epoch").write_text("1")
+        raise OSError("on purpose")
+
+    attempt = Attempt(folder, faulty, save_and_raise, checkpoint_s=600.0)
+    attempt.save_checkpoints()
+    attempt.environment.update(environment)
+    faulty.add(StoreFault("hold", "PUT", "*/checkpoints/*"))
+    container = attempt.container()
+    faulty.wait_for("hold")
+    return container
 
 
 def job_of(future: dok.Future[Any]) -> str:

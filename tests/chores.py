@@ -177,3 +177,51 @@ def vanish_once(starts: Path, said: str) -> int:
 def size_of(starts: Path, value: Any) -> int:
     begin(starts)
     return len(value)
+
+
+@remote
+def pass_on(starts: Path, number: int, gate: Path | None = None) -> int:
+    """Return a number; where there is a gate, when it is there."""
+    begin(starts)
+    while gate is not None and not gate.exists():
+        time.sleep(0.01)
+    return number
+
+
+@remote
+def halve(number: int) -> int:
+    """Return the half of an even number."""
+    if number % 2:
+        raise ValueError(number)
+    return number // 2
+
+
+@remote
+def meet(mine: Path, others: Path) -> str:
+    """Stay until another call is there at the same time."""
+    mine.touch()
+    while not others.exists():
+        time.sleep(0.01)
+    return mine.name
+
+
+@remote
+def perish(starts: Path, number: int, deadly: int) -> int:
+    """Return a number; one of them kills the process."""
+    begin(starts)
+    if number == deadly:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+@remote
+def lose(starts: Path, number: int, deadly: int, pace_s: float = 0.0, gate: Path | None = None) -> int:
+    """Return a number after a time; at one of them the first container goes, when there is a gate if one is named."""
+    begin(starts)
+    time.sleep(pace_s)
+    if number == deadly and dok.current().attempt == 1:
+        while gate is not None and not gate.exists():
+            time.sleep(0.01)
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(60)
+    return number

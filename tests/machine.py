@@ -44,7 +44,7 @@ from dokrun.emulator.objects import ObjectStore
 from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.runtime import Running
 from dokrun.engine.engine import Engine
-from dokrun.engine.prepare import Call
+from dokrun.engine.prepare import Target
 from dokrun.options import Options
 from dokrun.secret import Secret
 
@@ -53,7 +53,7 @@ PLAN = "v100-32gb"
 SLOTS = 3
 # Longer than any fault is late, and shorter than any task's limit.
 LATE_S = 400.0
-SIGNATURE = inspect.signature(counting.counted)
+TARGET = Target(counting.counted, inspect.signature(counting.counted), "counted")
 
 API_FAULTS = {
     "post is refused": Fault("status", "POST", "/tasks/", status=403),
@@ -366,8 +366,7 @@ class Case:
             secrets={"SECRET": Secret("secret")} if secret else {},
             detach=True,
         )
-        call = Call(counting.counted, SIGNATURE, "counted", (str(self.folder), number, acts), {})
-        self._submitted = world.person().engine.call(call, options)
+        self._submitted = world.person().engine.call(TARGET, (str(self.folder), number, acts), {}, options)
         self.living.append(self._submitted)
 
     @property
@@ -409,7 +408,9 @@ class Case:
             return False
         if self.retries and self._submitted in self.living and not self._submitted.done():
             self._watching.add(len(self.living))
-        self.living.append(self._world.person().engine.attach(self.handle))
+        future = self._world.person().engine.attach(self.handle)
+        assert isinstance(future, dok.Future)
+        self.living.append(future)
         return True
 
     @property
@@ -441,7 +442,7 @@ class Case:
             image="any",
             plan=PLAN,
             entrypoint=[IMPOSTOR],
-            command=[self.job_id, keys.call_id(self.job_id, 0)],
+            command=[self.job_id],
             environment={"DOKRUN_ATTEMPT": "1", "DOKRUN_JOB_ID": self.job_id},
         )
         tags = [keys.OURS, keys.job_tag(self.job_id)]

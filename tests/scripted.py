@@ -26,7 +26,7 @@ import counting
 from dokrun.api.models import ContainerRequest
 from dokrun.emulator.log import Log
 from dokrun.emulator.runtime import CannotStart
-from dokrun.shim import claim, envelope, fetch, protocol, worker
+from dokrun.shim import claim, envelope, fetch, protocol, report
 
 # The entrypoint of a task that is somebody else's, and whose artifact says that it is ours.
 IMPOSTOR = "impostor"
@@ -102,7 +102,8 @@ class Container:
         self._ended: asyncio.Future[int] = self._loop.create_future()
         self._killed = threading.Event()
         self._terminated = threading.Event()
-        self._manifest: dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "checkpoint": None, "calls": []}
+        self._manifest: dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "checkpoint": None}
+        self._manifest.update(reports=[], calls=[])
         threading.Thread(target=self._main, name=f"container {task_id}", daemon=True).start()
 
     async def wait(self) -> int:
@@ -153,7 +154,7 @@ class Container:
             self._take_claim()
             if self._fate == "dies after the claim":
                 raise Killed
-            self._run(header["calls"][0], segments)
+            self._run(*_arguments(header, segments))
         except fetch.DigestError as error:
             self._fail(protocol.TAMPERED, str(error))
         except fetch.FetchError as error:
@@ -195,11 +196,9 @@ class Container:
         where = self._addresses["claim"]
         claim.take(where["put"], where["get"], self._task_id)
 
-    def _run(self, call: dict[str, Any], segments: list[envelope.Segment]) -> None:
-        buffers = [data for number in call["arguments"] if (data := segments[number].data) is not None]
-        (folder, number, acts), _ = envelope.load_value(buffers)
+    def _run(self, folder: str, number: int, acts: tuple[str, ...]) -> None:
         self._pause(lambda: True)
-        self._say(protocol.STARTED.format(call["id"], self._attempt))
+        self._say(protocol.STARTED.format(0, 0, self._attempt))
         start = counting.begin(folder, number)
         act = acts[min(start, len(acts)) - 1]
         self._runtime.happened[act] += 1
@@ -208,43 +207,44 @@ class Container:
                 raise Killed
             if act == "hangs":
                 self._pause(lambda: counting.released(folder, number))
-            self._report(call["id"], act, number, start)
+            self._tell(act, number, start)
         except Stopped:
-            self._entry(call["id"], failure=_failure(protocol.STOPPED, "yes", "the container was stopped"))
+            self._without(protocol.failure(protocol.STOPPED, "yes", "the container was stopped"))
 
-    def _report(self, call_id: str, act: str, number: int, start: int) -> None:
+    def _tell(self, act: str, number: int, start: int) -> None:
         if act == "dies":
-            died = _failure(protocol.DIED, "yes", "the process was killed by SIGKILL", signal=int(signal.SIGKILL))
-            self._entry(call_id, failure=died)
+            message = "the process was killed by SIGKILL"
+            self._without(protocol.failure(protocol.DIED, "yes", message, signal=int(signal.SIGKILL)))
         elif act == "raises":
-            header, segments = worker.exception_outcome(counting.Raised(number, start))
-            self._entry(call_id, envelope.pack({**header, "call": call_id}, segments))
+            header, segments = report.exception_report(counting.Raised(number, start))
+            self._report(envelope.pack({**header, "call": 0}, segments))
         elif act == "tampers":
-            self._entry(call_id, _value(call_id, Evil(self._runtime.evil)), sha256=hashlib.sha256(b"").hexdigest())
+            self._report(_value(Evil(self._runtime.evil)), sha256=hashlib.sha256(b"").hexdigest())
         else:
-            self._entry(call_id, _value(call_id, (number, start)))
+            self._report(_value((number, start)))
 
     def _play_impostor(self) -> int:
         """Say that the job's call has ended with a value, in a manifest that names it rightly."""
         self._pause(self._runtime.going.is_set)
-        job, call_id = self._request.command
+        (job,) = self._request.command
         self._manifest.update(job=job, attempt=1)
-        self._entry(call_id, _value(call_id, Evil(self._runtime.evil)))
-        self._say(protocol.STARTED.format(call_id, 1))
+        self._report(_value(Evil(self._runtime.evil)))
+        self._say(protocol.STARTED.format(0, 0, 1))
         return self._end(0)
 
-    def _entry(self, call_id: str, report: bytes | None = None, *, sha256: str = "", failure: Any = None) -> None:
-        entry: dict[str, Any] = {"id": call_id, "seconds": 0.0, "report": None, "failure": failure}
-        if report is not None:
-            path = self.artifact_dir / protocol.VALUES_DIR / call_id
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(report)
-            digest = sha256 or hashlib.sha256(report).hexdigest()
-            entry["report"] = {"path": f"{protocol.VALUES_DIR}/{call_id}", "sha256": digest, "size": len(report)}
-        self._manifest["calls"].append(entry)
+    def _report(self, data: bytes, *, sha256: str = "") -> None:
+        path = self.artifact_dir / protocol.REPORTS_DIR / "0-1"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        entry = {"path": f"{protocol.REPORTS_DIR}/0-1", "sha256": sha256 or hashlib.sha256(data).hexdigest()}
+        self._manifest["reports"].append({**entry, "size": len(data)})
+
+    def _without(self, failure: dict[str, Any]) -> None:
+        """Say why the call has no report."""
+        self._manifest["calls"].append({"calls": [0, 1], "failure": failure})
 
     def _fail(self, reason: str, message: str) -> None:
-        self._manifest["failure"] = {"reason": reason, "ran": "no", "message": message}
+        self._manifest["failure"] = protocol.failure(reason, "no", message)
 
     def _end(self, status: int) -> int:
         if self._killed.is_set():
@@ -255,11 +255,17 @@ class Container:
         return status
 
 
-def _failure(reason: str, ran: str, message: str, **details: Any) -> dict[str, Any]:
-    return {"reason": reason, "ran": ran, "message": message, **details}
+def _arguments(header: dict[str, Any], segments: list[envelope.Segment]) -> tuple[Any, ...]:
+    """Unpickle what the only call is called with."""
+    record = segments[header["calls"][0]["records"]].data
+    assert record is not None
+    pickled, buffers, given = envelope.read_record(record)
+    assert not buffers
+    assert not given
+    args, _ = envelope.load_value([pickled])
+    return tuple(args)
 
 
-def _value(call_id: str, value: Any) -> bytes:
+def _value(value: Any) -> bytes:
     segments = envelope.dump_value(value, pickle.dumps)
-    numbers = list(range(len(segments)))
-    return envelope.pack({"kind": "value", "value": numbers, "call": call_id}, segments)
+    return envelope.pack({"kind": "value", "value": list(range(len(segments))), "call": 0}, segments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import string
@@ -12,13 +13,15 @@ from typing import Any
 import pytest
 
 from dokrun.api import Client
-from dokrun.engine.prepare import Call, Job, prepare
+from dokrun.engine.packing import Keep
+from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.errors import OptionError, SourceTooLarge
 from dokrun.function import RemoteFunction
 from dokrun.options import Options
 from dokrun.payload.bundle import LIMIT_BYTES, bundle
 from dokrun.payload.source import SourceFile, collect
 from dokrun.shim import protocol
+from dokrun.shim.envelope import Segment
 from dokrun.shim.layout import lay_out
 
 MIB = 1 << 20
@@ -40,7 +43,11 @@ def files_of(*modules: str) -> tuple[SourceFile, ...]:
     return collect(modules, module=modules[0]).files
 
 
-def job(**options: Any) -> Job:
+def kept_elsewhere(segment: Segment) -> Segment:
+    return segment._replace(data=None)
+
+
+def job(keep: Keep = kept_elsewhere, **options: Any) -> Job:
     """A job whose argument is a class of the package, which is sent by name."""
 
     def function(number: int) -> int:
@@ -48,8 +55,10 @@ def job(**options: Any) -> Job:
 
         return number + int(parcel.ONE)
 
-    remote = RemoteFunction(function, Options())
-    return prepare(Call(function, remote._signature, "function", (1,), {}), "v100-32gb", Options(**options))
+    target = Target(function, inspect.signature(function), "function")
+    preparing = Preparing(target, "v100-32gb", Options(**options), keep=keep)
+    preparing.add((1,), {})
+    return preparing.job()
 
 
 def noise(size: int) -> str:
@@ -102,14 +111,17 @@ def test_a_large_bundle_is_an_object_by_content_and_a_small_one_rides(folder: Pa
 
 def test_a_job_keeps_the_bundle_by_content_and_numbers_it_rightly() -> None:
     here = Path(__file__).parent
-    assert job().objects == frozenset()
+    assert all(segment.data is not None for segment in job().segments)
     sent = job(include=("*.py",))
     number = sent.header["source"][0]["bundle"]
-    assert sent.objects == {number}
-    assert number not in sent.header["calls"][0]["arguments"]
+    assert [segment.data is None for segment in sent.segments] == [at == number for at in range(len(sent.segments))]
+    pack = sent.header["calls"][0]
+    assert number not in {pack["records"], pack["offsets"], *sent.header["functions"][0]["value"]}
     assert sent.segments[number].size < sum(path.stat().st_size for path in here.glob("*.py")) / 2
     assert job(include=("*.py",), exclude=("*.py",)).header["source"] == []
-    assert sent.segments[number].data is job(include=("*.py",)).segments[number].data
+    held = [job(lambda segment: segment, include=("*.py",)).segments[number] for _ in range(2)]
+    assert held[0].data is held[1].data is not None
+    assert held[0].sha256 == sent.segments[number].sha256
 
 
 @pytest.mark.usefixtures("account")

@@ -16,8 +16,8 @@ from dokrun.api import Client
 from dokrun.api.models import ContainerRequest, CreateTaskRequest, HttpPort, Ssh, Task
 from dokrun.engine.definition import Identity, attempt_of, digest
 from dokrun.engine.images import Ready
-from dokrun.engine.prepare import prepare
-from dokrun.engine.stage import stage
+from dokrun.engine.prepare import Preparing
+from dokrun.engine.stage import Attempt, stage
 from dokrun.options import Options
 from dokrun.payload import shim
 from dokrun.shim import protocol
@@ -74,10 +74,11 @@ def test_cell_poll_vm_the_services_own_words_around_a_definition_change_nothing(
         msgspec.structs.replace(REQUEST, name="another name"),
         msgspec.structs.replace(REQUEST, tags=REQUEST.tags[::-1]),
         with_argument(protocol.ADDRESSES_ARGUMENT, '{"claim": "presigned anew"}'),
+        with_container(command=[*CONTAINER.command, "which of the calls"]),
         with_variable(DOKRUN_ATTEMPT="2"),
         with_variable(DOKRUN_CHECKPOINT_SHA256="0" * 64, DOKRUN_CHECKPOINT_SIZE="12"),
     ],
-    ids=["name", "order of tags", "addresses", "attempt", "checkpoint"],
+    ids=["name", "order of tags", "addresses", "calls", "attempt", "checkpoint"],
 )
 def test_what_differs_from_one_attempt_to_the_next_is_still_the_jobs_own(
     minimal: MinimalDok, same: CreateTaskRequest
@@ -122,8 +123,9 @@ def test_cell_post_vm_another_dokrun_makes_another_definition_of_the_same_call()
     def work() -> int:
         return 1
 
-    call = engine.Call(work, inspect.signature(work), "work", (), {})
-    request = stage(prepare(call, "v100-32gb", Options()), None, Ready("an image"), "batch", attempt=1, checkpoint=None)
+    preparing = Preparing(engine.Target(work, inspect.signature(work), "work"), "v100-32gb", Options())
+    preparing.add((), {})
+    request = stage(preparing.job(), None, Ready("an image"), "batch", Attempt())
     command = request.containers[0].command
     assert command[1] == shim.build().sha256, "all that the container runs of dokrun's is in the shim"
     other = msgspec.structs.replace(request.containers[0], command=[command[0], "0" * 64, *command[2:]])

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterable
 
 import cloudpickle
 import numpy as np
 import pytest
 
 from dokrun.shim import envelope
-from dokrun.shim.envelope import EnvelopeError, Segment
+from dokrun.shim.envelope import EnvelopeError, Segment, Span
+
+# Its pickle ends where an envelope's body does.
+WITHOUT_PADDING = "x" * 113
 
 
 def packed(value: object = "x", **header: object) -> bytes:
@@ -19,7 +23,7 @@ def packed(value: object = "x", **header: object) -> bytes:
 
 
 def test_what_is_packed_comes_back() -> None:
-    array = np.arange(5000.0)
+    array = np.arange(10000.0)
     header, segments = envelope.unpack(packed([array, "text"], job="j"))
     assert header["job"] == "j"
     value = envelope.load_value([segments[number].data or b"" for number in header["value"]])
@@ -28,9 +32,9 @@ def test_what_is_packed_comes_back() -> None:
 
 
 def test_large_buffers_are_segments_of_their_own_at_aligned_places() -> None:
-    _, segments = envelope.unpack(packed([np.arange(5000.0), np.arange(777, dtype=np.uint16)]))
-    assert [segment.size for segment in segments[1:]] == [40000, 1554]
-    data = packed([np.arange(5000.0)])
+    _, segments = envelope.unpack(packed([np.arange(10000.0), np.arange(33333, dtype=np.uint16)]))
+    assert [segment.size for segment in segments[1:]] == [80000, 66666]
+    data = packed([np.arange(10000.0)])
     _, (_, buffer) = envelope.unpack(data)
     assert buffer.data is not None
     start = data.index(bytes(buffer.data))
@@ -68,10 +72,10 @@ def test_a_segment_is_named_by_nothing_but_a_digest(name: object) -> None:
         b"PK\x03\x04" + bytes(100),
         packed()[:12],
         packed()[:40],
-        packed(np.arange(5000.0))[:-1],
+        packed(np.arange(10000.0))[:-1],
         packed().replace(b'"format":1', b'"format":9'),
         packed().replace(b'"segments":[', b'"segments":[1,'),
-        packed().replace(b'"at":0', b'"at":9'),
+        packed(WITHOUT_PADDING).replace(b'"at":0', b'"at":9'),
         packed().replace(b'"at":0', b'"at":-1').replace(b'"size":', b'"siz":'),
         envelope.MAGIC + (2**40).to_bytes(8, "little") + b"{}",
     ],
@@ -90,3 +94,58 @@ def test_an_unknown_format_names_both_sides_formats() -> None:
 def test_a_value_is_loaded_by_the_standard_pickle() -> None:
     segments = envelope.dump_value({"a": 1}, pickle.dumps)
     assert envelope.load_value([segment.data or b"" for segment in segments]) == {"a": 1}
+
+
+def test_envelopes_that_follow_one_another_are_told_with_where_each_ends() -> None:
+    parts = [packed(number, call=number) for number in range(3)] + [envelope.pack({"call": 3}, [])]
+    data = b"".join(parts)
+    told = [(end, header["call"]) for end, header, _ in envelope.unpack_all(data)]
+    assert told == [(len(b"".join(parts[: number + 1])), number) for number in range(4)]
+    assert list(envelope.unpack_all(b"")) == []
+
+
+@pytest.mark.parametrize("cut", [1, 64, 65, 200])
+def test_of_envelopes_that_are_cut_short_the_whole_ones_are_told(cut: int) -> None:
+    whole = packed(WITHOUT_PADDING, call=0)
+    assert len(whole) > 200
+    envelopes = envelope.unpack_all(whole + whole[:-cut])
+    assert next(envelopes)[0] == len(whole)
+    with pytest.raises(EnvelopeError):
+        next(envelopes)
+
+
+@pytest.mark.parametrize("given", [[], [3, 4]])
+@pytest.mark.parametrize("buffers", [[], [7], [1, 2**32 - 1, 0]])
+def test_a_record_is_a_pickle_and_the_numbers_of_its_buffers_and_of_what_it_finds(
+    buffers: list[int], given: list[int]
+) -> None:
+    record = envelope.read_record(memoryview(envelope.write_record(b"pickle", buffers, given)))
+    assert (bytes(record.pickled), list(record.buffers), list(record.given)) == (b"pickle", buffers, given)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "spans"),
+    [
+        ([], []),
+        ([0], [(0, 1)]),
+        ([7, 8, 9], [(7, 10)]),
+        ([0, 2, 3, 18], [(0, 1), (2, 4), (18, 19)]),
+        (range(19), [(0, 19)]),
+    ],
+)
+def test_some_of_many_calls_are_told_by_a_bit_each(numbers: Iterable[int], spans: list[Span]) -> None:
+    assert envelope.read_chosen(envelope.write_chosen(numbers, 19), 19) == spans
+
+
+def test_where_nothing_is_said_all_calls_are_meant() -> None:
+    assert envelope.read_chosen("", 19) == [(0, 19)]
+
+
+def test_which_calls_are_meant_is_short_even_of_many() -> None:
+    assert len(envelope.write_chosen(range(0, 100_000, 2), 100_000)) < 200
+
+
+@pytest.mark.parametrize("text", ["no base 64!", "AAAA", "QUJD"])
+def test_what_cannot_be_read_means_no_calls(text: str) -> None:
+    with pytest.raises(EnvelopeError, match="which calls are meant"):
+        envelope.read_chosen(text, 19)

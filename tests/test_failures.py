@@ -22,6 +22,7 @@ import dokrun as dok
 from dokrun.api import Client
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.objects import ObjectStore
+from dokrun.shim import envelope
 
 pytestmark = pytest.mark.usefixtures("account")
 
@@ -180,9 +181,11 @@ def test_a_result_that_cannot_be_opened_is_kept_and_named(tmp_path: Path) -> Non
     error = failure(return_fragile())
     assert isinstance(error, dok.ResultUnreadable)
     assert error.ran == "yes"
-    kept = tmp_path / "state" / "results" / error.call_id / "values" / error.call_id
+    kept = tmp_path / "state" / "results" / error.call_id
     assert str(kept) in str(error)
-    assert kept.is_file()
+    header, segments = envelope.unpack(kept.read_bytes())
+    assert (header["kind"], header["call"]) == ("value", 0)
+    assert b"_rebuild" in bytes(segments[header["value"][0]].data or b""), "the value is whole"
 
 
 def test_a_failed_call_is_an_error_that_survives_pickling() -> None:

@@ -19,9 +19,11 @@ from typing import Any
 
 import account as accounts
 import chores
+import numpy as np
 import pytest
 from account import Account, Files
 from emulated import end_of
+from forged import Evil, account, bucket, evil, evil_results, job_of, sized
 from places import failure, wait_for
 from test_shim import Container, Site, payload, site
 
@@ -29,47 +31,14 @@ import dokrun as dok
 from dokrun import keys
 from dokrun.api.models import ContainerRequest, CreateTaskRequest, Task
 from dokrun.bucket import Bucket
-from dokrun.config import BucketSettings
-from dokrun.emulator.objects import ObjectStore
+from dokrun.emulator import Fault
 from dokrun.payload import shim
-from dokrun.secret import Secret
 from dokrun.shim import envelope, protocol
 from dokrun.shim.envelope import Segment
 
-__all__ = ["site"]
+__all__ = ["account", "bucket", "evil", "site"]
 
 PATIENCE_S = 60
-
-
-@pytest.fixture
-def bucket() -> Iterator[Bucket]:
-    """A bucket of this test's own: what is forged in it is nobody else's. All stores of a process share theirs."""
-    store = ObjectStore(f"forged-{keys.new_id()[:8]}")
-    yield Bucket(BucketSettings(store.bucket, store.url, None, "anybody", Secret("canary-of-the-bucket")))
-    store.close()
-
-
-@pytest.fixture
-def account(bucket: Bucket, tmp_path: Path) -> Iterator[Account]:
-    url = bucket.address("any").partition(f"/{bucket.name}/")[0]
-    with accounts.opened(url, bucket.name, tmp_path) as account:
-        yield account
-
-
-@pytest.fixture
-def evil(tmp_path: Path) -> Iterator[Path]:
-    """What is there when a forgery has been opened."""
-    path = tmp_path / "evil"
-    yield path
-    assert not path.exists(), "a forgery was opened"
-
-
-class Evil:
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return exec, (f"open({str(self.path)!r}, 'w').close()",)
 
 
 def test_the_judge_sees_what_is_opened(tmp_path: Path) -> None:
@@ -77,23 +46,10 @@ def test_the_judge_sees_what_is_opened(tmp_path: Path) -> None:
     assert (tmp_path / "evil").exists()
 
 
-def job_of(future: dok.Future[Any]) -> str:
-    return future.handle.rpartition("-")[2].partition(".")[0]
-
-
-def sized(data: bytes, size: int) -> bytes:
-    """Make something of a size that the pickle machine stops reading at once."""
-    assert len(data) <= size
-    return data.ljust(size, b"\0")
-
-
 def evil_payload(future: dok.Future[Any], evil: Path, size: int) -> bytes:
     """Make what would be this job's payload, with another function in it."""
-    value = envelope.dump_value(Evil(evil), pickle.dumps)
-    call = {"id": future.call_id, "function": 0, "arguments": [0], "timeout_s": 60.0}
-    forged = payload(job=job_of(future), functions=[{"value": [0]}], calls=[call])
-    header, _ = envelope.unpack(forged)
-    return sized(envelope.pack({**header, "functions": [{"value": [0]}], "calls": [call]}, value), size)
+    function: Any = Evil(evil)
+    return sized(payload(function, job=job_of(future)), size)
 
 
 # --- in the bucket, while the task waits in line
@@ -138,8 +94,7 @@ def test_a_forged_payload_is_not_opened(
 def test_a_forged_argument_is_not_opened(
     account: Account, waiting: Callable[..., dok.Future[Any]], bucket: Bucket, evil: Path
 ) -> None:
-    value = bytes(3 << 20)
-    future = waiting(chores.size_of, value)
+    future = waiting(chores.size_of, np.zeros(3 << 20, np.uint8))
     table = json.loads(account.task(future).containers[0].command[protocol.ADDRESSES_ARGUMENT])
     for sha256 in table["blobs"]:
         bucket.put(keys.blob(sha256), sized(pickle.dumps(Evil(evil)), 4 << 20))
@@ -234,26 +189,27 @@ def impostor(account: Account, genuine: Task, evil: Path) -> Task:
     """Create a task that bears another's tags, environment and image, and leaves what looks like its outcome."""
     told = genuine.containers[0].environment
     job_id = told[protocol.JOB_ID]
-    report = envelope.pack(
-        {"call": keys.call_id(job_id, 0), "kind": "value", "value": [0]}, envelope.dump_value(Evil(evil), pickle.dumps)
-    )
-    entry = {"path": f"{protocol.VALUES_DIR}/{keys.call_id(job_id, 0)}", "sha256": hashlib.sha256(report).hexdigest()}
+    report = evil_results(evil)
+    digest = hashlib.sha256(report).hexdigest()
     manifest = {
         "format": protocol.FORMAT,
         "job": job_id,
         "attempt": 1,
         "failure": None,
         "checkpoint": None,
-        "calls": [{"id": keys.call_id(job_id, 0), "seconds": 1.0, "report": entry, "failure": None}],
+        "reports": [{"path": f"{protocol.REPORTS_DIR}/0-1", "sha256": digest, "size": len(report)}],
+        "calls": [],
     }
     lines = [
         "import os, pathlib",
-        "out = pathlib.Path(os.environ['SAKURA_ARTIFACT_DIR'], '.dokrun', 'values')",
+        "out = pathlib.Path(os.environ['SAKURA_ARTIFACT_DIR'], '.dokrun', 'reports')",
         "out.mkdir(parents=True)",
-        f"(out / {keys.call_id(job_id, 0)!r}).write_bytes({report!r})",
+        f"(out / '0-1').write_bytes({report!r})",
         f"(out.parent / 'outcome.json').write_text({json.dumps(manifest)!r})",
-        f"print({protocol.STARTED.format(keys.call_id(job_id, 0), 1)!r})",
-        f"print({protocol.CHECKPOINT.format(0, 'a' * 64, 10)!r})",
+        f"print({protocol.WORD.format('b' * 16)!r})",
+        f"print({protocol.STARTED.format(0, 0, 1)!r})",
+        f"print({protocol.CHECKPOINT.format('b' * 16, 0, 'a' * 64, 10)!r})",
+        f"print({protocol.RESULTS.format('b' * 16, 0, digest, len(report))!r})",
     ]
     container = ContainerRequest(
         image=genuine.containers[0].image,
@@ -301,7 +257,7 @@ def test_the_log_of_a_foreign_task_says_nothing_of_ours(account: Account, evil: 
     account.client.tasks.cancel(str(future.task_id))
     error = failure(future)
     end_of(account.client, foreign)
-    assert "[dokrun] saved checkpoint" in account.client.tasks.output(foreign.id)
+    assert "saved checkpoint" in account.client.tasks.output(foreign.id)
     assert isinstance(error, dok.TaskFailed)
     assert (error.ran, error.status, error.log) == ("yes", "canceled", ())
 
@@ -310,28 +266,33 @@ def test_the_log_of_a_foreign_task_says_nothing_of_ours(account: Account, evil: 
 
 
 def test_a_checkpoint_that_a_function_only_says_to_have_saved_is_not_restored(account: Account, bucket: Bucket) -> None:
-    said = protocol.CHECKPOINT.format(0, hashlib.sha256(b"what it says").hexdigest(), 10)
+    said = protocol.CHECKPOINT.format("b" * 16, 0, hashlib.sha256(b"what it says").hexdigest(), 10)
     future = chores.vanish_once.options(retries=1)(account.starts, said)
     wait_for(lambda: chores.started(account.starts))
     bucket.put(keys.checkpoint(job_of(future), 1, 0), b"0123456789")
-    error = failure(future)
-    assert isinstance(error, dok.Tampered)
-    assert (error.ran, error.attempt) == ("yes", 2), "the first attempt has run"
-    assert "the checkpoint could not be received" in str(error)
-    assert chores.started(account.starts) == 1
+    assert future.result(timeout=PATIENCE_S) == 0, "nothing is restored"
+    lost = next(task for task in mine(account, future) if task.status == "error")
+    assert said in account.client.tasks.output(lost.id)
+    told = [set(task.containers[0].environment) for task in mine(account, future)]
+    assert len(told) == chores.started(account.starts) == 2
+    assert not any(names & set(protocol.CHECKPOINT_VARIABLES) for names in told)
+
+
+def mine(account: Account, future: dok.Future[Any]) -> list[Task]:
+    return list(account.client.tasks.iterate(tag=keys.job_tag(job_of(future))))
 
 
 # --- what DOK itself would have to hand out wrongly
 
 
-def evil_report(files: Files, evil: Path, *, call_id: str | None = None, kind: str = "value") -> None:
+def evil_report(files: Files, evil: Path, *, call: Any = 0, kind: str = "value") -> None:
     """Put another value in place of the right one, and vouch for it."""
-    (name,) = [name for name in files if "/values/" in name]
+    (name,) = [name for name in files if "/reports/" in name]
     segments = envelope.dump_value(Evil(evil), pickle.dumps)
-    header = {"call": call_id or name.rpartition("/")[2], "kind": kind, kind: [0], "type": "T", "message": "m"}
+    header = {"call": call, "kind": kind, kind: [0], "type": "T", "message": "m"}
     files[name] = envelope.pack({**header, "traceback": "t"}, [Segment(*segment) for segment in segments])
     told = accounts.manifest(files)
-    told["calls"][0]["report"]["sha256"] = hashlib.sha256(files[name]).hexdigest()
+    told["reports"][0]["sha256"] = hashlib.sha256(files[name]).hexdigest()
     files[accounts.MANIFEST] = json.dumps(told).encode()
 
 
@@ -357,9 +318,13 @@ STOPPED = {"reason": protocol.STOPPED, "ran": "no", "message": "the container wa
         pytest.param(lambda evil: evil_and(evil, failure=STOPPED, job="-"), id="nobody's that failed"),
         pytest.param(lambda evil: evil_and(evil, failure=STOPPED, job="0" * 32), id="another job's that failed"),
         pytest.param(lambda evil: evil_and(evil, failure=STOPPED, attempt=2), id="another attempt's that failed"),
-        pytest.param(lambda evil: lambda files: evil_report(files, evil, call_id="0" * 32), id="another call's"),
+        pytest.param(lambda evil: lambda files: evil_report(files, evil, call=1), id="another call's"),
+        pytest.param(lambda evil: lambda files: evil_report(files, evil, call="x"), id="nobody's call"),
         pytest.param(lambda evil: evil_and(evil, calls="x"), id="no calls"),
         pytest.param(lambda evil: evil_and(evil, calls=[{"id": 3}]), id="other calls"),
+        pytest.param(lambda evil: evil_and(evil, reports="x"), id="no reports"),
+        pytest.param(lambda evil: evil_and(evil, reports=[{"path": 3}]), id="other reports"),
+        pytest.param(lambda evil: evil_and(evil, reports=[]), id="a report that is not vouched for"),
     ],
 )
 def test_a_result_that_is_not_this_calls_is_not_opened(
@@ -385,7 +350,7 @@ def test_a_value_that_was_put_in_place_of_the_right_one_is_not_opened(account: A
     account.change(future.task_id, change)
     error = failure(dok.attach(future.handle))
     assert isinstance(error, dok.Tampered)
-    assert error.ran == "maybe", "what was vouched for may also have said that it did not run"
+    assert error.ran == "yes", "what was vouched for may have said that it did not run, but the log says that it did"
     assert "was not opened" in str(error)
 
 
@@ -394,11 +359,11 @@ def test_a_manifest_cannot_lead_to_a_file_outside_of_what_was_fetched(account: A
     assert future.result(timeout=PATIENCE_S) == 42
     segments = envelope.dump_value("read from elsewhere", pickle.dumps)
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.write_bytes(envelope.pack({"call": future.call_id, "kind": "value", "value": [0]}, segments))
+    elsewhere.write_bytes(envelope.pack({"call": 0, "kind": "value", "value": [0]}, segments))
 
     def change(files: Files) -> None:
         told = accounts.manifest(files)
-        told["calls"][0]["report"] = {
+        told["reports"][0] |= {
             "path": str(elsewhere),
             "sha256": hashlib.sha256(elsewhere.read_bytes()).hexdigest(),
         }
@@ -418,7 +383,7 @@ def test_yesterdays_result_of_another_job_is_not_taken_for_todays(account: Accou
 
 
 @pytest.mark.parametrize(
-    "manifest", [b"", b"{", b"null", b"[]", b"7", b"[" * 100_000, b'{"calls": [[]]}', b"\xff\xfe\x00"]
+    "manifest", [b"", b"{", b"null", b"[]", b"7", b"[" * 100_000, b'{"reports": [[]]}', b"\xff\xfe\x00"]
 )
 def test_a_manifest_that_makes_no_sense_is_no_outcome(account: Account, manifest: bytes) -> None:
     future = chores.answer(account.starts)
@@ -430,11 +395,21 @@ def test_a_manifest_that_makes_no_sense_is_no_outcome(account: Account, manifest
     assert error.ran == "yes"
 
 
+def test_a_manifest_that_speaks_of_very_many_calls_is_read_as_far_as_there_are_any(account: Account) -> None:
+    future = chores.answer(account.starts)
+    assert future.result(timeout=PATIENCE_S) == 42
+    told = {"calls": [-(10**15), 10**15], "failure": {**STOPPED, "ran": "yes"}}
+    account.change(future.task_id, accounts.with_manifest(reports=[], calls=[told]))
+    error = failure(dok.attach(future.handle))
+    assert (error.ran, str(error).partition("\n")[0]) == ("yes", "the container was stopped")
+
+
 def test_a_failure_in_words_that_nobody_knows_is_told_as_it_is(account: Account) -> None:
     future = chores.answer(account.starts)
     assert future.result(timeout=PATIENCE_S) == 42
     told = {"reason": "unheard of", "ran": "perhaps", "message": "something new"}
-    account.change(future.task_id, accounts.with_manifest(failure=told, calls=[]))
+    account.change(future.task_id, accounts.with_manifest(failure=told, reports=[], calls=[]))
+    account.faults(Fault("status", "GET", "/tasks/*/download/output/", None, status=404))
     error = failure(dok.attach(future.handle))
     assert error.ran == "maybe"
     assert "something new" in str(error)

@@ -35,7 +35,7 @@ from dokrun.emulator import Emulator
 from dokrun.emulator.faults import Fault
 from dokrun.engine.engine import Engine
 from dokrun.engine.images import Images, default_image
-from dokrun.engine.prepare import Call
+from dokrun.engine.prepare import Target
 from dokrun.image.context import fingerprint
 from dokrun.image.reference import Reference
 from dokrun.image.registry import Registry
@@ -472,8 +472,8 @@ def test_the_end_of_a_process_does_not_wait_for_what_is_being_made_ready(
     with socket.create_server(("127.0.0.1", 0)) as silent:
         name = f"127.0.0.1:{silent.getsockname()[1]}/team/app:1"
         engine = Engine(settings)
-        call = Call(published, inspect.signature(published), "published", (), {})
-        future = engine.call(call, Options(plan="v100-32gb", image=name))
+        target = Target(published, inspect.signature(published), "published")
+        future = engine.call(target, (), {}, Options(plan="v100-32gb", image=name))
         connection, _ = silent.accept()
         with connection:
             began = time.monotonic()

@@ -7,7 +7,7 @@ import pytest
 from dokrun.engine.lines import Lines, users_own
 from dokrun.shim import protocol
 
-OURS = protocol.STARTED.format("c" * 32, 1)
+OURS = protocol.STARTED.format(0, 0, 1)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])

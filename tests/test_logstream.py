@@ -27,8 +27,8 @@ from dokrun.api import Client
 from dokrun.api.transport import Backoff, NetworkTransport
 from dokrun.emulator import Fault
 from dokrun.emulator.objects import ObjectStore
-from dokrun.engine.lost import Log, read_log
 from dokrun.engine.reports import Expected
+from dokrun.engine.tasklog import Log, read_log
 from dokrun.shim import protocol
 
 __all__ = ["account", "site"]
@@ -60,7 +60,7 @@ def read(account: Account, future: dok.Future[Any], transport: httpx.BaseTranspo
     """Read a call's log as the engine does, by a client that is patient for a third of a second."""
     key = (account.service.token, account.service.secret)
     backoff = Backoff(attempts=2, sleep=lambda _: None)
-    expected = Expected(future.handle.rpartition("-")[2].partition(".")[0], 1, future.name, 1)
+    expected = Expected(future.handle.rpartition("-")[2].partition(".")[0], 1, future.name, range(1))
     with Client(*key, base_url=account.service.api_url, timeout_s=0.3, backoff=backoff, transport=transport) as client:
         return read_log(client, expected, account.task(future), lambda _: None)
 
@@ -90,7 +90,7 @@ def said(account: Account, text: str = "last words") -> dok.Future[Any]:
 def test_a_log_that_breaks_is_read_again_from_its_beginning(account: Account, fault: Fault) -> None:
     future = said(account)
     account.faults(fault)
-    assert read(account, future) == Log(("last words",), started=True)
+    assert read(account, future) == Log(("last words",), begun=(range(1),))
     assert account.injected() == 1
 
 
@@ -99,7 +99,7 @@ def test_cell_log_rf_a_refused_connection_is_tried_again(account: Account) -> No
         request.url = request.url.copy_with(port=9)  # where nobody listens
 
     future, detour = said(account), Detour(refuse)
-    assert read(account, future, detour) == Log(("last words",), started=True)
+    assert read(account, future, detour) == Log(("last words",), begun=(range(1),))
     assert detour.happened == 1
 
 
@@ -107,7 +107,7 @@ def test_cell_log_ue_an_address_that_has_expired_is_asked_for_again(store: Objec
     clock = ManualClock()
     with accounts.opened(store.url, store.bucket, tmp_path, clock=clock) as own:
         future, detour = said(own), Detour(lambda _: clock.pass_time(16 * 60))  # good for fifteen minutes
-        assert read(own, future, detour) == Log(("last words",), started=True)
+        assert read(own, future, detour) == Log(("last words",), begun=(range(1),))
         assert detour.happened == 1
 
 
@@ -156,45 +156,70 @@ def test_cell_log_df_a_log_that_takes_no_more_keeps_no_function_from_running(tmp
 def test_cell_log_vm_what_another_version_says_is_not_taken_for_what_this_one_does(account: Account) -> None:
     job_id = keys.new_id()
     lines = [
-        f"[dokrun] started {keys.call_id(job_id, 0)}",
-        f"[dokrun] started {keys.call_id(job_id, 0)} in attempt 1 of 3",
-        f"[dokrun] began {keys.call_id(job_id, 0)} in attempt 1",
-        f"[dokrun] saved checkpoint 0 md5:{'a' * 32} 10",
+        f"[dokrun] started {protocol.call_id(job_id, 0)} in attempt 1",
+        "[dokrun] started calls 0 to 0",
+        "[dokrun] started calls 0 to 0 in attempt 1 of 3",
+        "[dokrun] began calls 0 to 0 in attempt 1",
+        f"[dokrun] cccccccccccccccc saved checkpoint 0 md5:{'a' * 32} 10",
+        f"[dokrun] cccccccccccccccc results 0 md5:{'a' * 32} 10",
         "its own words",
     ]
     task = account.client.tasks.create(request(f"print({chr(10).join(lines)!r})"))
-    log = read_log(account.client, Expected(job_id, 1, "other", 1), end_of(account.client, task), lambda _: None)
-    assert log == Log(("its own words",), started=False, checkpoint=None)
+    log = read_log(account.client, Expected(job_id, 1, "other", range(1)), end_of(account.client, task), lambda _: None)
+    assert log == Log(("its own words",))
 
 
 def test_cell_log_du_lines_that_come_twice_say_nothing_more(account: Account) -> None:
     job_id = keys.new_id()
     lines = [
-        protocol.STARTED.format(keys.call_id(job_id, 0), 1),
-        protocol.CHECKPOINT.format(1, "a" * 64, 10),
+        protocol.WORD.format("c" * 16),
+        protocol.STARTED.format(0, 0, 1),
+        protocol.RESULTS.format("c" * 16, 3, "b" * 64, 20),
+        protocol.CHECKPOINT.format("c" * 16, 1, "a" * 64, 10),
         "its own words",
     ]
     task = account.client.tasks.create(request(f"print({chr(10).join([*lines, *lines])!r})"))
-    log = read_log(account.client, Expected(job_id, 1, "other", 1), end_of(account.client, task), lambda _: None)
+    log = read_log(account.client, Expected(job_id, 1, "other", range(1)), end_of(account.client, task), lambda _: None)
     assert log.last == ("its own words", "its own words")
-    assert log.started
+    assert [log.ran(number) for number in range(2)] == ["yes", None]
     assert log.checkpoint == (1, 1, "a" * 64, 10)
+    assert set(log.results) == {(3, "b" * 64, 20)}
+
+
+def test_a_call_that_was_begun_alone_has_run_and_of_several_nobody_knows_which(account: Account) -> None:
+    lines = [
+        protocol.STARTED.format(*told) for told in ((8, 9, 2), (5, 3, 2), (0, 0, 2), (3, 6, 2), (4, 4, 2), (1, 1, 1))
+    ]
+    endless = protocol.STARTED.format(20, 10**15 - 1, 2)
+    task = account.client.tasks.create(request(f"print({chr(10).join([*lines, endless])!r})"))
+    expected = Expected(keys.new_id(), 2, "other", range(30))
+    log = read_log(account.client, expected, end_of(account.client, task), lambda _: None)
+    told = {number: log.ran(number) for number in (0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 19, 20, 10**14)}
+    several = dict.fromkeys((3, 5, 6, 8, 9, 20, 10**14), "maybe")
+    assert told == {**dict.fromkeys(told), **several, 0: "yes", 4: "yes"}
 
 
 @pytest.mark.parametrize(
     "line",
     [
-        "[dokrun] saved checkpoint a b c",
-        "[dokrun] saved checkpoint 0 abc 10",
-        f"[dokrun] saved checkpoint 7 {'a' * 64} 10",
-        f"[dokrun] saved checkpoint 0 {'a' * 64} {'9' * 5000}",
-        f"[dokrun] saved checkpoint 0 {'a' * 64} ff",
-        f"[dokrun] saved checkpoint 0 {'a' * 64} \N{ARABIC-INDIC DIGIT ONE}",
+        "[dokrun] cccccccccccccccc saved checkpoint a b c",
+        "[dokrun] cccccccccccccccc saved checkpoint 0 abc 10",
+        f"[dokrun] cccccccccccccccc saved checkpoint 7 {'a' * 64} 10",
+        f"[dokrun] cccccccccccccccc saved checkpoint 0 {'a' * 64} {'9' * 5000}",
+        f"[dokrun] cccccccccccccccc saved checkpoint 0 {'a' * 64} ff",
+        f"[dokrun] cccccccccccccccc saved checkpoint 0 {'a' * 64} \N{ARABIC-INDIC DIGIT ONE}",
+        "[dokrun] started calls 0 to x in attempt 1",
+        "[dokrun] started calls 0 to -1 in attempt 1",
+        f"[dokrun] started calls 0 to {'9' * 5000} in attempt 1",
+        "[dokrun] cccccccccccccccc results 0 abc 10",
+        f"[dokrun] cccccccccccccccc results {'9' * 5000} {'a' * 64} 10",
+        f"[dokrun] cccccccccccccccc results 0 {'a' * 64} {'9' * 5000}",
         "[dokrun] ",
     ],
 )
 def test_a_function_that_prints_what_is_nearly_our_own_changes_nothing(account: Account, line: str) -> None:
-    error = failure(chores.vanish(account.starts, f"{line}\nlast words"))
+    word = protocol.WORD.format("c" * 16)
+    error = failure(chores.vanish(account.starts, f"{word}\n{line}\nlast words"))
     assert isinstance(error, dok.TaskFailed)
     assert (error.ran, error.log) == ("yes", ("last words",))
 

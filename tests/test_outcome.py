@@ -106,9 +106,10 @@ def test_cell_write_df_a_function_that_has_filled_the_whole_disk_still_has_an_ou
     attempt = Attempt(disk, faulty, fill)
     container = attempt.container()
     assert container.end() == 0, container.output
-    (entry,) = container.manifest["calls"]
-    assert (entry["failure"]["reason"], entry["failure"]["ran"]) == (protocol.NOT_WRITTEN, "yes")
-    assert "No space left on device" in entry["failure"]["message"]
+    failure = container.failed()
+    assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
+    assert "No space left on device" in failure["message"]
+    assert container.reports() == {}
 
 
 # Deaths.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 7
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
@@ -25,7 +26,11 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    first, receipt, sweep, *dockerfile, rehearsed, files, plans, handle, attached = done.stdout.splitlines()
+    *lines, starred, quote, many, billed, advice = done.stdout.splitlines()
+    lines, doubled = lines[:-100], lines[-100:]
+    first, receipt, sweep, *dockerfile, rehearsed, files, plans, handle, attached = lines
+    assert [int(number) for number in doubled] == [2 * number for number in range(100)]
+    assert sorted(json.loads(starred)) == [2, 4]
     assert dockerfile[0].startswith("FROM docker.io/library/python:3.")
     assert rehearsed == "2"
     assert files == "[ArtifactFile(name='words.txt', size_bytes=10)]"
@@ -33,5 +38,8 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     assert re.fullmatch(r"¥0\.\d\d \(\d+ s billed on v100-32gb, \d+ s run\)", receipt)
     assert re.fullmatch(r"long_run-[0-9a-f]{32}\.[0-9a-f]{32}", handle)
     assert attached == "3"
+    assert quote == many == "¥16.80 at least, never called before, ¥100.00 at most; ¥16.80 a minute on h100-80gb"
+    assert re.fullmatch(r"¥16\.80 \(60 s billed on h100-80gb, \d+ s run\)", billed)
+    assert advice.endswith("and on v100-32gb one alone costs less if it takes less than 1,050 s there")
     assert plans == "['v100-32gb', 'h100-80gb', 'h100-8gpu-80gb']"
     assert sweep == "[{'one': 3, 'line': 4}, {'another': 7, 'line': 4}]"

@@ -289,8 +289,8 @@ def test_a_call_on_an_engine_that_is_closed_fails_at_once_and_has_not_run() -> N
     closed = engine.get()
     engine.reset()
     function = inspect.unwrap(add)
-    call = engine.Call(function, inspect.signature(function), "add", (1,), {})
-    future = closed.call(call, Options(plan="v100-32gb"))
+    target = engine.Target(function, inspect.signature(function), "add")
+    future = closed.call(target, (1,), {}, Options(plan="v100-32gb"))
     error = future.exception(timeout=60)
     assert isinstance(error, dok.SubmitFailed)
     assert error.ran == "no"

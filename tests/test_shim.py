@@ -6,6 +6,7 @@ import ast
 import base64
 import hashlib
 import http.server
+import itertools
 import json
 import os
 import platform
@@ -23,11 +24,12 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from told import Told
 
 import dokrun.shim
+from dokrun.engine.packing import Pack, Segments
 from dokrun.payload import shim
 from dokrun.shim import envelope, protocol
-from dokrun.shim.envelope import Segment
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -73,13 +75,13 @@ def site() -> Iterator[Site]:
     site.close()
 
 
-class Container:
+class Container(Told):
     """What the service would give the shim: a task id, an artifact folder, an environment."""
 
     def __init__(self, folder: Path, site: Site) -> None:
+        super().__init__(folder / "artifact")
         self.folder = folder
         self.site = site
-        self.artifact = folder / "artifact"
         self.artifact.mkdir()
         self.pyz = folder / "shim.pyz"
         self.pyz.write_bytes(shim.build().data)
@@ -90,6 +92,8 @@ class Container:
             protocol.ARTIFACT_DIR: str(self.artifact),
         }
         self.addresses: dict[str, Any] = {}
+        # Which calls are to run; all of them where nothing is said.
+        self.chosen = ""
 
     def give(self, payload: bytes, address: str | None = None, **changed: str) -> None:
         path = f"/{len(self.site.files)}"
@@ -103,7 +107,7 @@ class Container:
 
     def start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(self.pyz), protocol.FETCHED, json.dumps(self.addresses)],
+            [sys.executable, str(self.pyz), protocol.FETCHED, json.dumps(self.addresses), self.chosen],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -119,22 +123,6 @@ class Container:
         assert process.returncode == 0, output
         return output
 
-    @property
-    def manifest(self) -> Any:
-        return json.loads((self.artifact / protocol.MANIFEST).read_bytes())
-
-    def report(self, number: int = 0) -> Any:
-        entry = self.manifest["calls"][number]["report"]
-        data = (self.artifact / entry["path"]).read_bytes()
-        assert hashlib.sha256(data).hexdigest() == entry["sha256"]
-        header, segments = envelope.unpack(data)
-        return header, segments
-
-    def value(self, number: int = 0) -> Any:
-        header, segments = self.report(number)
-        assert header["kind"] == "value", header
-        return envelope.load_value([segments[index].data for index in header["value"]])
-
 
 @pytest.fixture
 def container(tmp_path: Path, site: Site) -> Container:
@@ -143,21 +131,21 @@ def container(tmp_path: Path, site: Site) -> Container:
 
 def payload(*functions: Callable[..., Any], timeout_s: float = 60.0, **header: Any) -> bytes:
     """Make a payload with one call for each function, without arguments."""
-    segments: list[Segment] = []
-    tables: dict[str, list[Any]] = {"functions": [], "calls": []}
-    for number, function in enumerate(functions):
-        for key, value in (("functions", function), ("calls", ((), {}))):
-            new = envelope.dump_value(value, cloudpickle.dumps)
-            segments += new
-            places = list(range(len(segments) - len(new), len(segments)))
-            if key == "functions":
-                tables[key].append({"value": places})
-            else:
-                tables[key].append(
-                    {"id": f"{number:032x}", "function": number, "arguments": places, "timeout_s": timeout_s}
-                )
-    told = {"job": "j", "python": platform.python_version(), "cloudpickle": cloudpickle.__version__}
-    return envelope.pack({**told, **tables, "source": [], **header}, segments)
+    return payload_of(*((function, ()) for function in functions), timeout_s=timeout_s, **header)
+
+
+def payload_of(*calls: tuple[Callable[..., Any], tuple[Any, ...]], timeout_s: float = 60.0, **header: Any) -> bytes:
+    """Make a payload of calls, each with its arguments; those of one function that follow one another are a pack."""
+    segments, functions, packs = Segments(lambda it: it), [], []
+    for function, group in itertools.groupby(calls, key=lambda call: call[0]):
+        value = envelope.dump_value(function, cloudpickle.dumps)
+        functions.append({"value": [segments.put(segment, shared=True) for segment in value]})
+        pack = Pack(segments)
+        for _, args in group:
+            pack.add(envelope.dump_value((args, {}), cloudpickle.dumps))
+        packs.append(pack.header(len(functions) - 1, timeout_s))
+    told = {"job": "j", "python": platform.python_version(), "cloudpickle": cloudpickle.__version__, "workers": 1}
+    return envelope.pack({**told, "functions": functions, "calls": packs, "source": [], **header}, segments)
 
 
 def test_a_value_is_reported_and_the_manifest_vouches_for_it(container: Container) -> None:
@@ -180,7 +168,8 @@ def test_prints_reach_the_log_as_they_happen(container: Container, tmp_path: Pat
     container.give(payload(talk))
     with container.start() as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == f"[dokrun] started {0:032x} in attempt 1\n"
+        assert process.stdout.readline().startswith("[dokrun] word ")
+        assert process.stdout.readline() == "[dokrun] started calls 0 to 0 in attempt 1\n"
         assert process.stdout.readline() == "before\n", "it is here while the function waits"
         gate.write_bytes(b"go")
         assert process.stdout.read() == "after\n"
@@ -190,7 +179,7 @@ def test_calls_are_drained_in_order_and_a_death_costs_only_its_own_call(containe
     container.give(payload(lambda: 1, lambda: os._exit(9), lambda: 3))
     container.run()
     assert container.value(0) == 1
-    assert container.manifest["calls"][1]["failure"]["exit_code"] == 9
+    assert container.failed(1)["exit_code"] == 9
     assert container.value(2) == 3
 
 
@@ -199,10 +188,7 @@ def test_a_function_is_unpickled_once_and_keeps_what_it_remembers(container: Con
         seen.append(1)
         return len(seen)
 
-    data = payload(remember, remember)
-    header, segments = envelope.unpack(data)
-    header["calls"][1]["function"] = 0
-    container.give(envelope.pack(header, segments))
+    container.give(payload(remember, remember))
     container.run()
     assert [container.value(0), container.value(1)] == [1, 2]
 
@@ -221,7 +207,7 @@ def test_a_timeout_ends_the_worker_with_all_its_children(container: Container, t
     container.run()
     reader.join(timeout=30)
     assert not reader.is_alive(), "the pipe's last writer, a grandchild, is gone"
-    assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
+    assert container.failed()["reason"] == protocol.TIMEOUT
 
 
 def test_a_child_that_outlives_its_dead_worker_does_not_hide_the_death(container: Container) -> None:
@@ -232,7 +218,7 @@ def test_a_child_that_outlives_its_dead_worker_does_not_hide_the_death(container
 
     container.give(payload(orphan))
     container.run()
-    assert container.manifest["calls"][0]["failure"]["exit_code"] == 3
+    assert container.failed()["exit_code"] == 3
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel kills for a pipe's end")
@@ -264,7 +250,7 @@ def test_a_worker_that_starts_when_its_supervisor_is_already_gone_runs_nothing(t
     pyz.write_bytes(shim.build().data)
     commands, told = os.pipe()
     lifeline, supervisor = os.pipe()
-    os.write(told, json.dumps({"folder": "gone", "out": "gone", "environment": {}}).encode() + b"\n")
+    os.write(told, json.dumps({"folder": "gone", "cell": "gone", "environment": {}}).encode() + b"\n")
     os.close(supervisor)
     done = subprocess.run(
         [sys.executable, pyz, "worker", str(commands), "1", str(lifeline)],
@@ -292,8 +278,9 @@ def test_being_stopped_is_an_outcome_too(container: Container, tmp_path: Path) -
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 0
-    told = [(call["failure"]["reason"], call["failure"]["ran"]) for call in container.manifest["calls"]]
-    assert told == [(protocol.STOPPED, "yes"), (protocol.STOPPED, "no")]
+    told = {number: (failure["reason"], failure["ran"]) for number, failure in container.failures().items()}
+    assert told == {0: (protocol.STOPPED, "yes"), 1: (protocol.STOPPED, "no")}
+    assert container.reports() == {}
 
 
 def test_a_passing_refusal_of_the_store_is_tried_again(container: Container, site: Site) -> None:
@@ -369,7 +356,8 @@ def test_the_worker_knows_its_call_and_nothing_of_the_payload(container: Contain
     container.run()
     seen = container.value()
     assert not set(protocol.PAYLOAD_VARIABLES) & set(seen)
-    assert (seen[protocol.CALL_ID], seen.get(protocol.ATTEMPT), seen[protocol.TASK_ID]) == (f"{0:032x}", None, "task-1")
+    told = seen[protocol.CALL_ID], seen.get(protocol.ATTEMPT), seen[protocol.TASK_ID]
+    assert told == (protocol.call_id("j", 0), None, "task-1")
 
 
 def test_a_result_that_does_not_fit_on_the_disk_is_still_an_outcome(container: Container) -> None:
@@ -382,7 +370,7 @@ def test_a_result_that_does_not_fit_on_the_disk_is_still_an_outcome(container: C
 
     container.give(payload(too_large))
     container.run()
-    failure = container.manifest["calls"][0]["failure"]
+    failure = container.failed()
     assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
     assert not list(container.artifact.rglob("*.part"))
 
@@ -397,7 +385,7 @@ def test_an_exception_that_does_not_fit_on_the_disk_is_told_all_the_same(contain
 
     container.give(payload(refuse))
     output = container.run()
-    failure = container.manifest["calls"][0]["failure"]
+    failure = container.failed()
     assert (failure["reason"], failure["ran"]) == (protocol.NOT_WRITTEN, "yes")
     assert "the function raised ValueError: no such model" in failure["message"]
     assert len(failure["message"]) < 500, "there is little room left for it"
@@ -536,10 +524,7 @@ def test_several_workers_run_at_once_each_with_a_gpu_of_its_own(container: Conta
     container.environment["CUDA_VISIBLE_DEVICES"] = "4,7"
     container.give(payload(meet(*paths), meet(*reversed(paths)), workers=2))
     container.run()
-    seen = {}
-    for number, entry in enumerate(container.manifest["calls"]):
-        seen[entry["id"]] = container.value(number)
-    assert sorted(seen.values()) == ["4", "7"]
+    assert sorted(container.values().values()) == ["4", "7"]
 
 
 def test_a_single_call_sees_every_gpu_that_the_container_was_given(container: Container) -> None:
@@ -557,7 +542,7 @@ def test_a_call_that_takes_too_long_tells_the_log_where_it_was_even_if_it_holds_
 
     container.give(payload(never_lets_go, timeout_s=4.0))
     output = container.run()
-    assert container.manifest["calls"][0]["failure"]["reason"] == protocol.TIMEOUT
+    assert container.failed()["reason"] == protocol.TIMEOUT
     assert "in never_lets_go" in output
 
 
@@ -581,11 +566,7 @@ def test_what_a_call_leaves_running_does_not_cost_the_next_one(container: Contai
         def __reduce__(self) -> Any:
             return light_it, ()
 
-    data = payload(leave_a_bomb, lambda _ignored: 2)
-    header, segments = envelope.unpack(data)
-    slow = envelope.dump_value(((Slow(),), {}), cloudpickle.dumps)
-    header["calls"][1]["arguments"] = [len(segments)]
-    container.give(envelope.pack(header, [*segments, *slow]))
+    container.give(payload_of((leave_a_bomb, ()), (lambda _ignored: 2, (Slow(),))))
     container.run()
     assert not lit.exists(), "the bomb went off"
     assert (container.value(0), container.value(1)) == (1, 2)

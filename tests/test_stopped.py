@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attempts import Attempt, job_of, main_process
+from attempts import Attempt, held_at_its_last_checkpoint, job_of, main_process
 from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
@@ -17,7 +17,6 @@ from dokrun.emulator.objects import ObjectStore
 from dokrun.shim import protocol
 
 PAYLOAD = "*/payload"
-CHECKPOINTS = "*/checkpoints/*"
 CLAIMS = "*/claims/*"
 
 
@@ -30,19 +29,11 @@ def faulty(store: ObjectStore) -> Iterator[FaultyStore]:
 def test_what_became_of_a_call_is_written_before_its_last_checkpoint_is_sent(
     tmp_path: Path, faulty: FaultyStore
 ) -> None:
-    def save_and_raise() -> None:
-        (dok.checkpoint_dir() / "epoch").write_text("1")
-        raise OSError("on purpose")
-
-    attempt = Attempt(tmp_path, faulty, save_and_raise, checkpoint_s=600.0)
-    attempt.save_checkpoints()
-    faulty.add(StoreFault("hold", "PUT", CHECKPOINTS))
-    container = attempt.container()
-    faulty.wait_for("hold")
+    container = held_at_its_last_checkpoint(tmp_path, faulty)
     container.process.kill()
     container.end()
-    (entry,) = container.manifest["calls"]
-    assert entry["report"] is not None
+    assert container.report()[0]["kind"] == "exception"
+    assert container.failures() == {}
     assert container.manifest["checkpoint"] is None
 
 
@@ -86,19 +77,11 @@ def test_a_job_whose_container_is_stopped_before_it_starts_anything_is_staged_ag
 
 
 def test_a_container_that_is_stopped_when_all_is_done_tells_what_was_done(tmp_path: Path, faulty: FaultyStore) -> None:
-    def save_and_raise() -> None:
-        (dok.checkpoint_dir() / "epoch").write_text("1")
-        raise OSError("on purpose")
-
-    attempt = Attempt(tmp_path, faulty, save_and_raise, checkpoint_s=600.0)
-    attempt.save_checkpoints()
-    faulty.add(StoreFault("hold", "PUT", CHECKPOINTS))
-    container = attempt.container()
-    faulty.wait_for("hold")
+    container = held_at_its_last_checkpoint(tmp_path, faulty)
     container.process.send_signal(signal.SIGTERM)
     faulty.let_go()
     assert container.end() == 0
     assert container.failure is None
-    (entry,) = container.manifest["calls"]
-    assert entry["report"] is not None
+    assert container.report()[0]["kind"] == "exception"
+    assert container.failures() == {}
     assert container.manifest["checkpoint"] is not None

@@ -69,7 +69,7 @@ class Attempt:
     def claim(self, task_id: str) -> None:
         """Take the claim as the task's shim would."""
         assert self.bucket is not None
-        body = json.dumps({"task": task_id, "nonce": "0"}).encode()
+        body = json.dumps({"task": task_id, "nonce": "0", "begun": 1}).encode()
         assert self.bucket.claim(keys.claim(self.identity.job_id, 1), body) is None
 
     @property

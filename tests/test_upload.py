@@ -93,7 +93,8 @@ def test_what_the_store_refuses_fails_the_call_which_did_not_run(
     path = "*/blobs/*" if what == "blob" else "*/payload"
     quick.add(StoreFault("status", method="PUT", path=path, status=status, code=code, occurrence=None))
     before = tasks(dok)
-    error = run_with(tmp_path / "started", os.urandom(2 << 20 if what == "blob" else 100_000)).exception(timeout=60)
+    data = np.frombuffer(os.urandom(2 << 20), np.uint8) if what == "blob" else os.urandom(100_000)
+    error = run_with(tmp_path / "started", data).exception(timeout=60)
     assert isinstance(error, SubmitFailed)
     assert error.ran == "no"
     assert code in str(error)
@@ -165,6 +166,8 @@ SCRIPT = """
     import sys
     from pathlib import Path
 
+    import numpy as np
+
     import dokrun as dok
 
     # With a secret in it, even a small payload goes into the bucket.
@@ -173,7 +176,8 @@ SCRIPT = """
         started.write_text("1")
         return len(data)
 
-    future = run_with(Path(sys.argv[1]), bytes(range(256)) * int(sys.argv[2]))
+    data = bytes(range(256)) * int(sys.argv[2])
+    future = run_with(Path(sys.argv[1]), np.frombuffer(data, np.uint8))
     print(future.result(timeout=60), flush=True)
 """
 

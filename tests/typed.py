@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
     async def wait() -> None:
         assert_type(await train("a"), float)
+        assert_type(await train.map(["a", "b"]), list[float])
+        async for number in train.map(["a"], order=False):
+            assert_type(number, float)
 
     assert_type(train("a", epochs=2), dok.Future[float])
     assert_type(train("a").result(timeout=1.0), float)
@@ -33,6 +36,12 @@ if TYPE_CHECKING:
     assert_type(train.options(plan="v100-32gb")("a"), dok.Future[float])
     assert_type(plain(1).result(), list[int])
     assert_type(Model().fit(3), dok.Future[str])
+    assert_type(train.map(["a"], tasks=2, workers=None, order=False, return_exceptions=True), dok.Map[float])
+    assert_type(train.starmap([("a",), ["b"]]), dok.Map[float])
+    assert_type(next(plain.map(range(3))), list[int])
+    assert_type(list(plain.map([1], [2])), list[list[int]])
+    assert_type(plain.map([1]).futures, list[dok.Future[list[int]]])
+    assert_type(Model().fit.map([1, 2]), dok.Map[str])
     assert_type(dok.prices(), dict[str, dok.Price])
 
     train(1)  # type: ignore[arg-type]
@@ -40,4 +49,8 @@ if TYPE_CHECKING:
     train("a", epoch=1)  # type: ignore[call-arg]
     train.options(plan=1)  # type: ignore[arg-type]
     dok.remote(pln="h100-80gb")  # type: ignore[call-overload]
+    train.map(["a"], task=2)  # type: ignore[call-arg]
+    train.map(["a"], tasks="2")  # type: ignore[arg-type]
+    train.map(3)  # type: ignore[arg-type]
+    train.starmap(["a"], order=1)  # type: ignore[arg-type]
     Model().fit("many")  # type: ignore[arg-type]

@@ -15,6 +15,7 @@ from rich.table import Table
 import dokrun
 from dokrun import config, redact
 from dokrun.cli import image, jobs, registry
+from dokrun.cli.cost import cost
 from dokrun.cli.explain import explain
 from dokrun.errors import ConfigError
 
@@ -27,6 +28,7 @@ app.command()(explain)
 app.command("ls")(jobs.list_jobs)
 app.command()(jobs.logs)
 app.command()(jobs.cancel)
+app.command()(cost)
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
 
@@ -104,5 +106,8 @@ def config_show(profile: Profile = None) -> None:
                 value = redact.url(value) if value and key == "endpoint_url" else value
                 where = settings.source.get(f"{table_name}.{key}", "")
                 table.add_row(f"{table_name}.{key}", value or "not set", where)
+        if settings.budget_yen_per_day is not None:
+            where = settings.source["budget_yen_per_day"]
+            table.add_row("budget_yen_per_day", str(settings.budget_yen_per_day), where)
     table.add_row("state_dir", str(settings.state_dir), "")
     Console().print(table)

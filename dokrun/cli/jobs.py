@@ -8,14 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
-from rich.table import Column, Table
 
 from dokrun import config
+from dokrun.cli.tables import show
 from dokrun.errors import ConfigError
 
 if TYPE_CHECKING:
     from dokrun.engine import Engine
+    from dokrun.engine.listing import Listed
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
 _A_HANDLE = "What future.handle tells, its beginning, or a task's id."
@@ -27,37 +27,40 @@ def list_jobs(
     running: Annotated[bool, typer.Option("--running", help="Only what waits or runs.")] = False,  # noqa: FBT002 - it is named
     profile: Profile = None,
 ) -> None:
-    """List the tasks that dokrun has made, on whatever machine, newest first; in a pipe with tabs between."""
-    table = Table(*(Column(name, overflow="fold") for name in ("handle", "state", "plan", "since", "task")))
-    console = Console()
-    for one in _engine(profile).listed("waiting,running" if running else None):
+    """List the tasks that dokrun has made, on whatever machine, newest first; in a pipe with tabs between.
+
+    Of those that wait, the last column tells how many of the project's tasks are before them.
+    """
+    engine = engine_of(profile)
+    listed = list(engine.listed("waiting,running" if running else None))
+    places = engine.places() if any(one.task.status == "waiting" for one in listed) else {}
+
+    def row(one: Listed) -> tuple[str, ...]:
         since = one.task.created_at.astimezone().strftime("%Y-%m-%d %H:%M") if one.task.created_at else ""
         plan = next((container.plan for container in one.task.containers), "")
-        row = (one.short_handle, one.task.status, plan, since, one.task.id)
-        if console.is_terminal:
-            table.add_row(*row)
-        else:
-            print(*row, sep="\t")  # whole, however narrow what reads it may be
-    if console.is_terminal:
-        console.print(table)
+        before = str(places[one.task.id].before) if one.task.id in places else ""
+        return one.short_handle, one.task.status, plan, since, one.task.id, before
+
+    show(("handle", "state", "plan", "since", "task", "before it"), map(row, listed))
 
 
 def logs(handle: Handle, profile: Profile = None) -> None:
     """Show what a task writes, as it grows, until it has ended."""
-    engine = _engine(profile)
+    engine = engine_of(profile)
     for piece in engine.logs(engine.find(handle)):
         print(piece, end="", flush=True)
 
 
 def cancel(handles: Handles, profile: Profile = None) -> None:
     """End tasks, whether they wait or run."""
-    engine = _engine(profile)
+    engine = engine_of(profile)
     # All are found before any is ended: a slip in one of them ends none.
     for one in [engine.find(handle) for handle in handles]:
         print(f"{one.name} (task {one.task.id}): {'cancelled' if engine.cancel(one) else 'it had ended before'}")
 
 
-def _engine(profile: str | None) -> Engine:
+def engine_of(profile: str | None) -> Engine:
+    """Tell the engine of a profile whose tasks outlast the process that makes them."""
     settings = config.load(profile)
     if not settings.outlasts:
         raise ConfigError(

@@ -1,7 +1,8 @@
 """Where the parts meet: prepare, stage, submit, watch, collect, settle."""
 
-from dokrun.engine.engine import Engine, get, reset, use
-from dokrun.engine.prepare import Call
+from dokrun.engine.default import get, reset, use
+from dokrun.engine.engine import Engine
+from dokrun.engine.prepare import Target
 from dokrun.engine.rehearse import rehearse
 
-__all__ = ["Call", "Engine", "get", "rehearse", "reset", "use"]
+__all__ = ["Engine", "Target", "get", "rehearse", "reset", "use"]

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
 
 # Where in the archive the artifact folder's content may begin; the service does not say.
 _ROOTS = ("", "artifact/", "opt/artifact/")
-_OWN = re.compile(
-    rf"{re.escape(protocol.MANIFEST)}|{re.escape(protocol.VALUES_DIR)}/[0-9a-f]{{32}}"
-    rf"|{re.escape(protocol.BLOBS_DIR)}/[0-9a-f]{{64}}"
-)
+_OWN = re.compile(rf"{re.escape(protocol.MANIFEST)}|{re.escape(protocol.REPORTS_DIR)}/[a-z0-9-]{{1,40}}")
 _MOST_RESULTS = 1_000_000
 _MOST_MEMBERS = 4_000_000
 _MOST_BYTES = 64 * 2**30

@@ -35,7 +35,7 @@ def find_entry(journal: Journal, text: str) -> Entry:
             f"this machine knows no job {text!r} of this account; on another machine give the whole handle, "
             "as future.handle tells it"
         )
-    record = Record(handle.job_id, handle.name or "call", "", 1, handle.digest, keys.job_tag(handle.job_id))
+    record = Record(handle.job_id, handle.name or "call", "", handle.calls, handle.digest, keys.job_tag(handle.job_id))
     return Entry(record, [])
 
 

@@ -1,7 +1,9 @@
-"""Which attempt of a job comes after which, and what all of them together have shown. No I/O."""
+"""Which attempt of a job comes after which, for which of its calls, and what all of them have shown. No I/O."""
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dokrun import errors
@@ -9,16 +11,22 @@ from dokrun.engine.reports import Outcome
 from dokrun.engine.stage import Checkpoint
 from dokrun.retry import Retry
 
-# How many tasks an attempt may have of which none starts the function.
+_log = logging.getLogger("dokrun.engine")
+
+# How many tasks there may be, one after another, of which none starts a function.
 STAGINGS = 3
 _CERTAINTY: tuple[errors.Ran, ...] = ("no", "maybe", "yes")
+
+# What became of a call in an attempt, by its number.
+Told = tuple[int, Outcome]
 
 
 @dataclass(frozen=True)
 class Next:
-    """The attempt that a task comes for next, and how long to wait before it is made, in seconds."""
+    """The attempt that a task comes for next, for which calls, and how long to wait before it is made, in seconds."""
 
     attempt: int
+    calls: Sequence[Told]
     pause_s: float
 
 
@@ -37,51 +45,73 @@ class Attempts:
         self.retry = retry
         self.checkpoint: Checkpoint | None = None
         self._ours = ours
-        self._failures: list[BaseException] = []
-        self._restagings = 0
+        self._failures: dict[int, list[BaseException]] = {}
+        self._stagings = 0
         # Whether the process that has submitted the job may begin another, which this one cannot see.
         self.others_go_on = False
 
-    def after(self, outcome: Outcome, attempt: int) -> Next | None:
-        """Tell what comes after an attempt that has failed; None where nothing may."""
+    def after(self, told: Sequence[Told], attempt: int, *, pays: bool = True) -> tuple[Sequence[Told], Next | None]:
+        """Tell what of an attempt's outcomes is final, and what comes next; None where nothing may.
+
+        `pays` tells whether the job's `max_yen` pays for another task.
+        """
+        idle = all(outcome.again for _, outcome in told)
+        self._stagings = self._stagings + 1 if idle and told else 0
+        again = [(number, outcome) for number, outcome in told if self._goes_on(number, outcome, attempt)]
+        if again and self._ours and not pays:
+            for _, outcome in again:
+                _say_spent(outcome.error)
+            again = []
+        if not again:
+            return told, None
+        chosen = {number for number, _ in again}
+        failed = [len(self._failures[number]) for number in chosen if number in self._failures]
+        for _, outcome in again:
+            self.checkpoint = outcome.checkpoint or self.checkpoint
+        claimed = any(outcome.claimed for _, outcome in again)
+        pause_s = 0.0 if idle else self.retry.pause_s(max(failed, default=1))
+        final = [(number, outcome) for number, outcome in told if number not in chosen]
+        return final, Next(attempt + claimed, again, pause_s)
+
+    def _goes_on(self, number: int, outcome: Outcome, attempt: int) -> bool:
+        """Tell whether a call is tried again."""
         error = outcome.error
         if error is None:
-            return None
+            return False
         if not self._ours:
-            return self._others(outcome, error, attempt)
-        pause_s = 0.0
+            self._failures.setdefault(number, []).append(error)
+            return outcome.again or attempt <= self.retry.times
         if outcome.again:
-            self._restagings += 1
-            if self._restagings >= STAGINGS:
-                return None  # the retries are for what has started
-        else:
-            self._restagings = 0
-            self._failures.append(error)
-            if _given_up(error) or not self.retry.allows(self._failures):
-                self._say_why(error)
-                return None
-            pause_s = self.retry.pause_s(len(self._failures))
-        self.checkpoint = outcome.checkpoint or self.checkpoint
-        return Next(attempt + outcome.claimed, pause_s)
+            return self._stagings < STAGINGS  # the retries are for what has started
+        failures = self._failures.setdefault(number, [])
+        failures.append(error)
+        if _given_up(error) or not self.retry.allows(failures):
+            self._say_why(error, failures)
+            return False
+        return True
 
-    def _others(self, outcome: Outcome, error: BaseException, attempt: int) -> Next | None:
-        if not outcome.again and attempt > self.retry.times:
-            return None
-        self._failures.append(error)
-        return Next(attempt + outcome.claimed, 0.0 if outcome.again else self.retry.pause_s(attempt))
-
-    def _say_why(self, error: BaseException) -> None:
+    def _say_why(self, error: BaseException, failures: Sequence[BaseException]) -> None:
         """Let an error tell why there is no further attempt, though more were allowed."""
-        if isinstance(error, errors.CallFailed) and self.retry.gives_up(self._failures):
+        if isinstance(error, errors.CallFailed) and self.retry.gives_up(failures):
             error.args = (f"{error.args[0]}; two attempts died alike, so there was no further one",)
 
-    def ran(self, last: errors.Ran, attempt: int) -> errors.Ran:
-        """Tell whether the function ran in any attempt, not in the last one alone."""
-        told = [failed.ran if isinstance(failed, errors.CallFailed) else "yes" for failed in self._failures]
+    def ran(self, number: int, last: errors.Ran, attempt: int) -> errors.Ran:
+        """Tell whether the function of a call ran in any attempt, not in the last one alone."""
+        failures = self._failures.get(number, ())
+        told = [failed.ran if isinstance(failed, errors.CallFailed) else "yes" for failed in failures]
         # Of attempts that another process has made, this one does not know.
         unknown = self.others_go_on or (not self._ours and attempt > 1)
         told += ["maybe"] if unknown else []
         return max((last, *told), key=_CERTAINTY.index)
+
+
+def _say_spent(error: BaseException | None) -> None:
+    """Let an error of ours tell why there is no further attempt, though more were allowed; a user's own is let be."""
+    why = "there was no further attempt, since what is left of its max_yen does not pay for one"
+    if isinstance(error, errors.CallFailed):
+        error.args = (f"{error.args[0]}; {why}",)
+    else:
+        _log.warning("%s", why)
 
 
 def _given_up(error: BaseException) -> bool:

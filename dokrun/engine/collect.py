@@ -11,10 +11,10 @@ from pathlib import Path
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
+from dokrun.artifact import ArtifactFile
 from dokrun.engine.archive import ArchiveError, extract_files, extract_own
 from dokrun.engine.members import Content
-from dokrun.engine.reports import Expected, NoOutcome, Outcome, read_outcomes
-from dokrun.future import ArtifactFile
+from dokrun.engine.reports import Expected, NoOutcome, Numbered, read_outcomes
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -66,7 +66,7 @@ class TaskArtifact:
 
 def collect(
     client: Client, expected: Expected, task: Task, folder: Path, *, keep_in: Path, sleep: Callable[[float], object]
-) -> tuple[TaskArtifact, list[Outcome]]:
+) -> tuple[TaskArtifact, Numbered]:
     """Fetch a task's artifact and read what became of each call; the user's files in it are left for later.
 
     Args:

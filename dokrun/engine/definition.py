@@ -2,7 +2,7 @@
 
 A task is adopted, watched and believed only if the service says the same of it that was sent. What differs from one
 staging or attempt of a job to the next is left out: the addresses, which lead to nothing that is not verified; the
-attempt; the checkpoint to go on from; and the name, which is for people.
+attempt; the checkpoint to go on from; the money that is left for it; and the name, which is for people.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dokrun.shim import protocol
 
 # A text of thousands of digits is no number to Python.
 _LONGEST_NUMBER = 9
-_OF_AN_ATTEMPT = frozenset({protocol.ATTEMPT, *protocol.CHECKPOINT_VARIABLES})
+_OF_AN_ATTEMPT = frozenset({protocol.ATTEMPT, protocol.LIMIT_S, *protocol.CHECKPOINT_VARIABLES})
 
 
 class Identity(NamedTuple):

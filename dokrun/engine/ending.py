@@ -9,7 +9,7 @@ from dokrun import errors
 from dokrun.engine.definition import Identity
 from dokrun.engine.journal import Step
 from dokrun.engine.parts import Parts
-from dokrun.future import Progress
+from dokrun.jobstate import Progress
 
 _log = logging.getLogger("dokrun.engine")
 

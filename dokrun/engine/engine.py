@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import atexit
+import hashlib
 import logging
-import os
 import sys
+import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import date, datetime, timezone
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 from dokrun import config, keys
@@ -15,24 +18,37 @@ from dokrun.api import Client
 from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
-from dokrun.cost import Price
+from dokrun.cost import JST, Price, Quote
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
+from dokrun.engine.hint import Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal, Record
 from dokrun.engine.lines import users_own
 from dokrun.engine.listing import Listed
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
-from dokrun.engine.prepare import Call, Job, prepare
+from dokrun.engine.portions import Portions
+from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.queue import Queue, places
+from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
-from dokrun.engine.stage import check_fits, upload_blobs
+from dokrun.engine.spending import Cost, Spending, billed, costs_since, utc_now
+from dokrun.engine.stage import check_fits, keeper
 from dokrun.engine.submit import Submitter
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
-from dokrun.errors import OptionError, StorageError, SubmitFailed
-from dokrun.future import Future, Progress
+from dokrun.errors import ConfigError, OptionError, StorageError, SubmitFailed
+from dokrun.future import Future
+from dokrun.given import Piece, Put
+from dokrun.jobstate import Progress
+from dokrun.map import Map, Packing
 from dokrun.options import Options
+from dokrun.outcomes import Bell, Outcomes
+from dokrun.payload.serialize import Serializer
+from dokrun.progress import Place
+from dokrun.shim import protocol
+from dokrun.shim.envelope import load_value
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -65,6 +81,7 @@ class Engine:
             backoff=None if sleep is None else Backoff(sleep=sleep),
         )
         self._plans = Plans(self.client)
+        others = Workers(_THREADS, "dokrun-collect")
         self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
         self._closing = threading.Event()
         self._parts = Parts(
@@ -77,55 +94,144 @@ class Engine:
             builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
-            others=Workers(_THREADS, "dokrun-collect"),
+            others=others,
+            queue=Queue(self.client, others.submit),
             prices=self._plans.prices,
+            spending=Spending(self.client, self._plans.prices, self.settings.budget_yen_per_day),
             charges=self.settings.charges,
             sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )
+        self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._lock = threading.Lock()
         self._unfinished: dict[Run, None] = {}
 
-    def call(self, call: Call, options: Options) -> Future[Any]:
+    def call(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> Future[Any]:
         """Run a call as a job of its own. Returns as soon as what the caller may still change is safe.
 
         Raises:
-            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it.
+            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it, or
+                `max_yen` does not pay for a task.
             NotSerializable: an argument or the function cannot be pickled.
             SourceTooLarge: the user's files that would go along are too many.
             ConfigError: there is no bucket, and the call is too large to travel without; or a secret is not set.
         """
+        plan, merged = self._checked(target, options)
+        price = self._plans.price_for(plan, target.name, merged.max_yen)
+        try:
+            preparing = Preparing(target, plan, merged, price=price, keep=keeper(self._bucket))
+            preparing.add(args, kwargs)
+            job = preparing.job()
+            return self._begin(job, hinted=True).future(0)
+        except StorageError as error:
+            return self._failed(target, error)
+
+    def map(
+        self, target: Target, calls: Iterator[tuple[Any, ...]], size: int | None, options: Options, packing: Packing
+    ) -> Map[Any]:
+        """Run many calls in one job or few; each item is the positional arguments of one.
+
+        Raises:
+            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it, or
+                `max_yen` does not pay for a task.
+            NotSerializable: an argument or the function cannot be pickled.
+            SourceTooLarge: the user's files that would go along are too many.
+            ConfigError: there is no bucket, and the calls are too large to travel without; or a secret is not set.
+            SubmitFailed: the bucket refused what they need.
+        """
+        plan, merged = self._checked(target, options)
+        price, keep = self._plans.price_for(plan, target.name, merged.max_yen), keeper(self._bucket)
+        bell = Bell()
+
+        def prepare() -> Preparing:
+            return Preparing(target, plan, merged, workers=packing.workers, price=price, keep=keep)
+
+        # What is listed to be shared among tasks is counted by that.
+        portions = Portions(calls, size, packing.tasks, prepare, lambda job: self._begin(job, bell))
+        return Map(target.name, portions.begin, bell, packing, portions.size)
+
+    def put(self, value: Any) -> Put:
+        """Send a value to the bucket, unless it is there.
+
+        Raises:
+            NotSerializable: it cannot be pickled.
+            ConfigError: there is no bucket.
+            StorageError: the bucket refused, or gave no answer.
+        """
+        if self._bucket is None:
+            raise ConfigError(f"dok.put needs a bucket, and {config.NO_BUCKET}")
+        serializer = Serializer()
+        own, beside = serializer.value(value), serializer.take_given()
+        for segment in (*own, *beside):
+            if segment.data is not None:
+                self._bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+        pieces, others = ([Piece(it.sha256, it.size) for it in segments] for segments in (own, beside))
+        return Put(pieces, type(value).__name__, sorted(serializer.modules), others)
+
+    def load(self, put: Put) -> Any:
+        """Bring a value back that was put, for a call that runs here.
+
+        Raises:
+            ConfigError: there is no bucket.
+            StorageError: the bucket refused, gave no answer, or gave something else.
+        """
+        if self._bucket is None:
+            raise ConfigError(f"a value that was put lies in a bucket, and {config.NO_BUCKET}")
+        buffers = []
+        with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
+            for number, piece in enumerate(put.pieces):
+                path = Path(folder, str(number))
+                self._bucket.fetch(keys.blob(piece.sha256), path, piece.size)
+                data = bytearray(path.read_bytes())
+                if hashlib.sha256(data).hexdigest() != piece.sha256:
+                    raise StorageError(f"what the bucket has of {put!r} is not what was put; put it again")
+                buffers.append(data)
+        return load_value(buffers)
+
+    def _checked(self, target: Target, options: Options) -> tuple[str, Options]:
         merged = options.over(self.settings.defaults)
         if merged.plan is None:
             known = ", ".join(sorted(self.prices()))
-            raise OptionError(f"{call.name} has no plan; write @remote(plan=…) with one of {known}")
-        self._plans.check(merged.plan, call.name)
-        job = prepare(call, merged.plan, merged)
+            raise OptionError(f"{target.name} has no plan; write @remote(plan=…) with one of {known}")
+        self._plans.check(merged.plan, target.name)
+        return merged.plan, merged
+
+    def quote(self, target: Target, options: Options, counts: Sequence[int], workers: int | None = None) -> Quote:
+        """Tell what tasks with so many calls each will cost.
+
+        Raises:
+            OptionError: as a call does.
+            ApiError: the service does not tell its prices.
+        """
+        plan, merged = self._checked(target, options)
+        return quote(self._plans, self._parts.journal, target.name, plan, merged, Split(counts, workers))
+
+    def _begin(self, job: Job, bell: Bell | None = None, *, hinted: bool = False) -> Outcomes:
+        if self._bucket is None:
+            check_fits(job)
         batch = self._parts.watcher.batch()
-        record = Record(job.id, job.name, job.plan, 1, "", batch.tag)
-        run = self._new_run(record, batch, job)
-        try:
-            if self._bucket is None:
-                check_fits(job)
-            else:
-                upload_blobs(job, self._bucket)
-        except StorageError as error:
-            failed = SubmitFailed(f"{job.name} was not submitted: {error}", ran="no", call_id=run.future.call_id)
-            failed.__cause__ = error
-            run.future.fail(failed)
-        else:
-            with self._lock:
-                self._unfinished[run] = None
-            run.begin(job)
-        return run.future
+        run = self._new_run(Record(job.id, job.name, job.plan, job.calls, "", batch.tag), batch, job, bell)
+        if hinted:
+            self._hint.called(run, job.plan)
+        run.begin(job)
+        return run.calls
 
-    def _new_run(self, record: Record, batch: Batch, job: Job | None) -> Run:
-        progress = Progress()
-        future: Future[Any] = Future(keys.call_id(record.id, 0), record.name, progress)
-        return Run(self._parts, record, future, progress, self._forget, job=job, batch=batch)
+    def _failed(self, target: Target, error: StorageError) -> Future[Any]:
+        future: Future[Any] = Future(protocol.call_id(keys.new_id(), 0), target.name, Progress())
+        failed = SubmitFailed(f"{target.name} was not submitted: {error}", ran="no", call_id=future.call_id)
+        failed.__cause__ = error
+        future.fail(failed)
+        return future
 
-    def attach(self, text: str) -> Future[Any]:
-        """Make the future of a call that this or another process has submitted; nothing is submitted.
+    def _new_run(self, record: Record, batch: Batch, job: Job | None, bell: Bell | None = None) -> Run:
+        calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
+        run = Run(self._parts, record, calls, self._forget, job=job, batch=batch)
+        with self._lock:
+            self._unfinished[run] = None
+        return run
+
+    def attach(self, text: str) -> Future[Any] | Map[Any]:
+        """Make the future of a call that this or another process has submitted, or the map of several; nothing is sent.
 
         Raises:
             OptionError: it is no handle, or the beginning of several, or of none that this machine knows; or its task
@@ -137,22 +243,27 @@ class Engine:
                 f"the task of {text!r} is gone: on the profile {self.settings.profile} a call ends with the process "
                 "that made it; call the function again"
             )
-        run = self._new_run(entry.record, Batch.of_job(entry.record.id), None)
-        with self._lock:
-            self._unfinished[run] = None
+        bell = Bell()
+        run = self._new_run(entry.record, Batch.of_job(entry.record.id), None, bell)
         run.attach(entry.task_id, entry.attempt)
-        return run.future
+        if len(run.calls) == 1:
+            return run.calls.future(0)
+        jobs = iter([run.calls])
+        return Map(run.name, lambda: next(jobs, None), bell, Packing(), len(run.calls))
 
     def _lives(self, job_id: str) -> bool:
         """Tell whether a job is this process's own."""
-        call_id = keys.call_id(job_id, 0)
         with self._lock:
-            unfinished = any(run.future.call_id == call_id for run in self._unfinished)
+            unfinished = any(run.calls.job_id == job_id for run in self._unfinished)
         return unfinished or any(True for _ in self.client.tasks.iterate(tag=keys.job_tag(job_id)))
 
     def listed(self, status: str | None = None) -> Iterator[Listed]:
         """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
         return listing.listed(self.client, status)
+
+    def places(self) -> dict[str, Place]:
+        """Tell where each of the project's waiting tasks stands in its line, by the task's id. Raises ApiError."""
+        return places(self.client.tasks.iterate(status=("waiting", "running")), datetime.now(timezone.utc))
 
     def find(self, text: str) -> Listed:
         """Tell the task that a handle, its beginning or a task's id means. Raises OptionError and ApiError."""
@@ -165,6 +276,14 @@ class Engine:
     def cancel(self, one: Listed) -> bool:
         """End a task. Tells whether there was anything to end. Raises ApiError."""
         return listing.cancel(self.client, self._parts.submitter, one)
+
+    def costs(self, since: date) -> list[Cost]:
+        """Tell what the project's tasks that dokrun has made cost since a day in Japan. Raises ApiError."""
+        return costs_since(self.listed(), since, self.prices(), utc_now())
+
+    def billed(self, since: date) -> Decimal:
+        """Tell what the service says that it has billed since a day in Japan, in yen. Raises ApiError."""
+        return billed(self.client, since, utc_now().astimezone(JST).date())
 
     def prices(self) -> dict[str, Price]:
         """Tell what a second costs on each plan, as the service says; asked for again after an hour.
@@ -179,14 +298,17 @@ class Engine:
         self._closing.set()
         with self._lock:
             # The last in line first, so that none of them gets to run.
-            open_runs = list(reversed(self._unfinished))
+            runs = list(reversed(self._unfinished))
+        # Of some only the task has yet to end, as it is about to.
+        told = [run for run in runs if run.all_told]
+        open_runs = [run for run in runs if run not in told]
         unfinished = [run for run in open_runs if not self._goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
             _quietly(run.cancel_here)
         going_on = [run for run in open_runs if self._goes_on(run)]
         try:
-            stopped, answered = self._stop(unfinished)
+            stopped, answered = self._stop(unfinished, told)
         except KeyboardInterrupt:
             # A second Ctrl-C: somebody wants this to end at once, and has to know what that leaves behind.
             farewell.interrupted(self.settings, open_runs[::-1])
@@ -195,7 +317,7 @@ class Engine:
         if not answered:
             print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
 
-    def _stop(self, unfinished: list[Run]) -> tuple[list[Run], bool]:
+    def _stop(self, unfinished: list[Run], told: list[Run]) -> tuple[list[Run], bool]:
         """End tasks, threads and connections. Tells which jobs that stopped, and whether every request was answered."""
         parts = self._parts
         parts.builds.close(_BUILD_PATIENCE_S)
@@ -205,6 +327,8 @@ class Engine:
         parts.watcher.close()
         for run in unfinished:
             run.settle_cancelled()
+        for run in told:
+            run.settle_early()
         if self._bucket is not None:
             self._bucket.close()
         self.client.close()
@@ -221,7 +345,7 @@ class Engine:
 
 
 def _was_not_sent(run: Run) -> bool:
-    return run.future.task_id is None and run.future.cancelled()
+    return run.task_id is None and run.calls.cancelled()
 
 
 def _quietly(step: Callable[[], object]) -> None:
@@ -230,55 +354,3 @@ def _quietly(step: Callable[[], object]) -> None:
         step()
     except BaseException as error:  # noqa: BLE001 - a callback may raise SystemExit
         _log.warning("a callback failed while dokrun was being closed: %s", type(error).__name__)
-
-
-_engines: dict[str | None, Engine] = {}
-_engines_lock = threading.Lock()
-_pid = os.getpid()
-
-
-def get(profile: str | None = None) -> Engine:
-    """Tell the engine of a profile, made when first asked for; None is the profile that the environment chooses."""
-    global _pid  # noqa: PLW0603 - the one replaceable default client, and the process that it belongs to
-    with _engines_lock:
-        if _pid != os.getpid():
-            # After a fork the threads are the parent's, and so are the tasks.
-            _engines.clear()
-            _pid = os.getpid()
-        engine = _engines.get(profile)
-        if engine is None:
-            settings = config.load(profile)
-            # The profile that the environment chooses may be one that somebody has named as well.
-            engine = _engines.get(settings.profile) or Engine(settings)
-            _engines[profile] = _engines[settings.profile] = engine
-            # Last registered is first called: before the local emulator, which the engine has just started, ends.
-            atexit.unregister(reset)
-            atexit.register(reset)
-            _at_the_end_of_a_child()
-        return engine
-
-
-def _at_the_end_of_a_child() -> None:
-    """Have the engines closed where multiprocessing ends this process, which calls none of `atexit`'s."""
-    if "multiprocessing.util" in sys.modules:  # it costs milliseconds, and has been loaded in every such child
-        from multiprocessing import parent_process, util
-
-        if parent_process() is not None:
-            util.Finalize(None, reset, exitpriority=0)
-
-
-def use(made: Engine) -> None:
-    """Let an engine stand for its profile and for the one that the environment chooses, until `reset` closes it."""
-    reset()
-    with _engines_lock:
-        _engines[None] = _engines[made.settings.profile] = made
-
-
-def reset() -> None:
-    """Close all engines, so that the next call reads the settings anew. Unfinished jobs are cancelled."""
-    with _engines_lock:
-        engines = set(_engines.values())
-        _engines.clear()
-    if _pid == os.getpid():
-        for engine in engines:
-            engine.close()

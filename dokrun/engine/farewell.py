@@ -16,16 +16,16 @@ _NAMED = 3
 def tell(settings: Settings, stopped: Sequence[Run], going_on: Sequence[Run]) -> None:
     """Say in a line each what was stopped, what was lost, and what goes on. Each is told in the order of the calls."""
     if stopped:
-        named = [f"{run.name} (task {run.future.task_id})" if run.future.task_id else run.name for run in stopped]
+        named = [f"{run.name} (task {run.task_id})" if run.task_id else run.name for run in stopped]
         why = ""
         if any(run.detached for run in stopped):
             why = f"; on the profile {settings.profile} no call goes on without its process, detached or not"
         _say(f"cancelled what had not finished: {_several(named)}{why}")
-    lost = [run.name for run in going_on if run.future.task_id is None and not run.future.done()]
+    lost = [run.name for run in going_on if run.task_id is None and not run.calls.over]
     if lost:
         _say(f"the script ended before these were submitted: {_several(lost)}; call them again")
     # A call may have been attached to as well.
-    handles = {run.future.handle: run.name for run in going_on if run.future.task_id is not None}
+    handles = {run.handle: run.name for run in going_on if run.task_id is not None}
     if handles:
         goes = "goes" if len(handles) == 1 else "go"
         _say(f"{_several(list(handles.values()))} {goes} on{_costs(going_on)}; to stop {_how(handles)}")
@@ -35,7 +35,7 @@ def interrupted(settings: Settings, unfinished: Sequence[Run]) -> None:
     """Say what may be left where somebody did not wait until all was stopped."""
     if not settings.outlasts:
         return  # it ends with this process
-    handles = {run.future.handle: run.name for run in unfinished if run.future.task_id is not None}
+    handles = {run.handle: run.name for run in unfinished if run.task_id is not None}
     if handles:
         named = _several(list(handles.values()))
         _say(f"interrupted; {named} may still run{_costs(unfinished)}; to stop {_how(handles)}")
@@ -45,7 +45,7 @@ def interrupted(settings: Settings, unfinished: Sequence[Run]) -> None:
 
 def _costs(runs: Sequence[Run]) -> str:
     """Say what they may cost. One task runs at a time, so the dearest counts."""
-    told = {run.future.costs for run in runs if run.future.costs}
+    told = {run.costs for run in runs if run.costs}
     # Of numbers with two decimals each, the longer one is the larger.
     return f" and may {max(told, key=lambda text: (len(text), text))}" if told else ""
 

@@ -5,6 +5,8 @@ journal, unlike a write-ahead log, is good on network file systems too, and cost
 
     jobs(id, record)               a `Record`, as JSON
     steps(job, number, at, step)   a `Step`, as JSON, in order; none is ever changed
+    spent(task, at, function, plan, spent)
+                                   a `Spent`, as JSON, for each task that has ended: what the next one may cost
 
 The steps of a job that goes well are intended, bound, ended, settled.
 """
@@ -24,6 +26,7 @@ from typing import Literal
 import msgspec
 
 from dokrun import state
+from dokrun.cost import Past
 from dokrun.errors import ConfigError
 
 _log = logging.getLogger("dokrun.engine")
@@ -34,11 +37,17 @@ What = Literal["intended", "bound", "given up", "ended", "settled"]
 BUSY_S = 30.0
 # The service keeps an artifact for three days; what is older than this has nothing left to attach to.
 KEPT_S = 30 * 86400.0
+SPENT_KEPT_S = 365 * 86400.0
+# What a function costs changes with it, so that only the latest tasks tell of the next one.
+_PAST_TASKS = 50
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs(id TEXT PRIMARY KEY, created_at REAL NOT NULL, record BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS steps(
   job TEXT NOT NULL, number INTEGER NOT NULL, at REAL NOT NULL, step BLOB NOT NULL, PRIMARY KEY(job, number)
+);
+CREATE TABLE IF NOT EXISTS spent(
+  task TEXT PRIMARY KEY, at REAL NOT NULL, function TEXT NOT NULL, plan TEXT NOT NULL, spent BLOB NOT NULL
 );
 """
 
@@ -64,6 +73,25 @@ class Step(msgspec.Struct, frozen=True, omit_defaults=True):
     attempt: int
     task_id: str | None = None
     detail: str = ""
+
+
+class Spent(msgspec.Struct, frozen=True):
+    """What a task that has ended has cost: how long it ran, how much of that its calls did, how much is billed.
+
+    `whole` tells whether its calls came to an end of their own, so that another one may be expected to take as long.
+    """
+
+    job: str
+    task: str
+    function: str
+    plan: str
+    calls: int
+    lanes: int
+    seconds: float
+    running_s: float | None
+    billed_s: float
+    yen: str
+    whole: bool
 
 
 @dataclass(frozen=True)
@@ -120,6 +148,7 @@ class Journal:
                 old = self._now() - KEPT_S
                 database.execute("DELETE FROM steps WHERE job IN (SELECT id FROM jobs WHERE created_at < ?)", (old,))
                 database.execute("DELETE FROM jobs WHERE created_at < ?", (old,))
+                database.execute("DELETE FROM spent WHERE at < ?", (self._now() - SPENT_KEPT_S,))
 
     def begin(self, record: Record) -> None:
         """Write down that a job's first attempt is about to be submitted."""
@@ -139,6 +168,25 @@ class Journal:
             self.add(job_id, step)
         except ConfigError as error:
             _log.warning("job %s goes on, but %s", job_id, error)
+
+    def spend(self, spent: Spent) -> None:
+        """Write down what a task has cost, once. A failure is only warned of."""
+        values = (spent.task, self._now(), spent.function, spent.plan, msgspec.json.encode(spent))
+        try:
+            with self._translated(), self._transaction() as database:
+                database.execute("INSERT OR IGNORE INTO spent VALUES (?, ?, ?, ?, ?)", values)
+        except ConfigError as error:
+            _log.warning("what task %s has cost is not written down: %s", spent.task, error)
+
+    def past(self, function: str, plan: str) -> list[Past]:
+        """Tell the latest tasks of a function on a plan whose calls came to an end of their own."""
+        with self._translated(), self._lock, closing(self._database.cursor()) as cursor:
+            found = cursor.execute(
+                "SELECT spent FROM spent WHERE function = ? AND plan = ? ORDER BY at DESC LIMIT ?",
+                (function, plan, _PAST_TASKS),
+            )
+            told = [msgspec.json.decode(spent, type=Spent) for (spent,) in found.fetchall()]
+        return [Past(each.calls, each.lanes, each.seconds, each.running_s) for each in told if each.whole]
 
     def find(self, beginning: str) -> list[Entry]:
         """Tell the jobs whose id begins so; all of them if it is empty. The latest is first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from dokrun.shim.protocol import OURS_IN_LOG
+from dokrun.shim import protocol
 
 
 class Lines:
@@ -20,10 +20,10 @@ class Lines:
         told = []
         *whole, last = (self._held + piece).split("\n")
         for line in whole:
-            if self._within or not line.startswith(OURS_IN_LOG):
+            if self._within or not line.startswith(protocol.OURS_IN_LOG):
                 told.append(f"{line}\n")
             self._within = False
-        ours = last.startswith(OURS_IN_LOG) or OURS_IN_LOG.startswith(last)
+        ours = last.startswith(protocol.OURS_IN_LOG) or protocol.OURS_IN_LOG.startswith(last)
         if self._within or not ours:
             told.append(last)
             self._held, self._within = "", True
@@ -33,7 +33,7 @@ class Lines:
 
     def rest(self) -> str:
         """Tell what was held back, when nothing more comes."""
-        return "" if self._held.startswith(OURS_IN_LOG) else self._held
+        return "" if self._held.startswith(protocol.OURS_IN_LOG) else self._held
 
 
 def users_own(pieces: Iterable[str]) -> Iterator[str]:
@@ -45,3 +45,18 @@ def users_own(pieces: Iterable[str]) -> Iterator[str]:
             yield told
     if lines.rest():
         yield lines.rest()
+
+
+def of_call(pieces: Iterable[str], number: int) -> Iterator[str]:
+    """Yield what one call of several has printed, in whole lines."""
+    mark, within, rest = protocol.CALL.format(number), False, ""
+    for piece in pieces:
+        *lines, rest = (rest + piece).split("\n")
+        for line in lines:
+            if not line.startswith(protocol.OURS_IN_LOG):
+                if within:
+                    yield f"{line}\n"
+            elif line.startswith(protocol.CALL.format("")):
+                within = line == mark
+    if within and rest and not rest.startswith(protocol.OURS_IN_LOG):
+        yield rest

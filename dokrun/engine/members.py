@@ -9,7 +9,7 @@ import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dokrun.future import ArtifactFile
+from dokrun.artifact import ArtifactFile
 from dokrun.shim import protocol
 
 _MOST = 1_000_000

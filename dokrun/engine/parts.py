@@ -11,6 +11,8 @@ from dokrun.bucket import Bucket
 from dokrun.cost import Price
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal
+from dokrun.engine.queue import Queue
+from dokrun.engine.spending import Spending
 from dokrun.engine.submit import Submitter
 from dokrun.engine.watch import Watcher
 from dokrun.engine.workers import Workers
@@ -33,7 +35,9 @@ class Parts:
     # On their own, so that no download keeps money flowing.
     cancels: Workers
     others: Workers
+    queue: Queue
     prices: Callable[[], dict[str, Price]]
+    spending: Spending
     # Whether somebody pays for tasks.
     charges: bool
     # Waits so many seconds, or less where the engine is being closed.

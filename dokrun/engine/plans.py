@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from decimal import Decimal
 
 from dokrun.api import Client
 from dokrun.cost import Price
@@ -37,6 +38,30 @@ class Plans:
             self._prices = {unit.plan: Price(unit.plan, unit.price, minimum.get(unit.plan, 0)) for unit in listed}
             self._prices_until = time.monotonic() + _KEPT_S
         return self._prices
+
+    def price_for(self, plan: str, name: str, max_yen: Decimal | None) -> Price | None:
+        """Tell the price that a `max_yen` is counted by; None where there is none to be kept.
+
+        Raises:
+            OptionError: it does not pay for a task, or the price cannot be had.
+        """
+        if max_yen is None:
+            return None
+        try:
+            prices = self.prices()
+        except ApiError as error:
+            message = f"max_yen of {name} cannot be kept, since DOK does not tell its prices: {error}"
+            raise OptionError(f"{message}; call again, or write max_yen=None to let it cost what it costs") from error
+        price = prices.get(plan)
+        if price is None:
+            known = ", ".join(sorted(prices))
+            raise OptionError(f"max_yen of {name} cannot be kept: DOK tells no price for {plan}, only for {known}")
+        if max_yen < price.least_yen:
+            raise OptionError(
+                f"max_yen={max_yen} of {name} does not pay for a task: {price.minimum_seconds} s are billed at least "
+                f"on {plan}, which are ¥{price.least_yen:.2f}; give it more, or another plan"
+            )
+        return price
 
     def check(self, plan: str, name: str) -> None:
         """Refuse a plan that the service does not have, before anything is sent.

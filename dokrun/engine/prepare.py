@@ -8,18 +8,20 @@ import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import cloudpickle
 
 from dokrun import keys
+from dokrun.cost import Price
+from dokrun.engine.packing import Keep, Pack, Segments
 from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
 from dokrun.payload.bundle import bundle
 from dokrun.retry import Retry
 from dokrun.secret import Secret
-from dokrun.shim import protocol
 from dokrun.shim.envelope import Segment
 
 # How often the container looks whether there is a checkpoint to save.
@@ -27,22 +29,21 @@ CHECKPOINT_S = 60.0
 
 
 @dataclass(frozen=True)
-class Call:
-    """One invocation of a user's function."""
+class Target:
+    """What is called: a user's function."""
 
     function: Callable[..., Any]
     signature: inspect.Signature
     name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Job:
     """The work that one task will do, ready to be staged: the payload's header and its segments.
 
-    `objects` are the numbers of those segments that are kept in the bucket by their content, where there is one: they
-    are not sent again for the next call.
+    A segment without its bytes lies in the bucket already, by its content, and is not sent again for the next job.
+    `calls` is how many there are, `lanes` how many of them run at the same time. `price` is known where there is a
+    `max_yen`; it stays what it was when the job was made, as the task's definition does.
     """
 
     id: str
@@ -51,7 +52,9 @@ class Job:
     options: Options
     header: Mapping[str, Any] = field(repr=False)
     segments: Sequence[Segment]
-    objects: frozenset[int]
+    calls: int
+    lanes: int
+    price: Price | None = None
 
     @property
     def retry(self) -> Retry:
@@ -60,69 +63,125 @@ class Job:
 
     @property
     def timeout_s(self) -> float:
-        """The longest that its calls may take, all together, in seconds."""
-        return float(sum(call["timeout_s"] for call in self.header["calls"]))
+        """The longest that one call may take, in seconds."""
+        return self.options.timeout_s or DEFAULT_TIMEOUT_S
+
+    def paid_s(self, spent: Decimal = Decimal(0)) -> int | None:
+        """Tell for how many seconds its `max_yen` pays, when so much of it is spent; None where nothing was said."""
+        if self.price is None or self.options.max_yen is None:
+            return None
+        return self.price.seconds_for(self.options.max_yen - spent)
+
+    def pays(self, spent: Decimal) -> bool:
+        """Tell whether its `max_yen` pays for another task, when so much of it is spent."""
+        if self.price is None or self.options.max_yen is None:
+            return True
+        return self.price.least_yen + spent <= self.options.max_yen
 
 
-def prepare(call: Call, plan: str, options: Options) -> Job:
-    """Pickle a call and find the files that it needs.
+class Preparing:
+    """A job in the making.
 
-    Small segments are copied, large ones stay where they lie until they are uploaded.
+    Args:
+        target: what is called.
+        plan: on which plan.
+        options: with which options.
+        workers: how many calls shall run at the same time; None for one on each GPU.
+        price: the plan's, where there is a `max_yen`.
+        keep: brings a large segment to safety.
 
     Raises:
-        NotSerializable: names the argument, and where inside it.
-        OptionError: an `include` matches no file, or `exclude` takes away the function's own module.
-        SourceTooLarge: the user's files that would go along are too many.
-        ConfigError: a secret is not set.
+        NotSerializable: the function cannot be pickled.
     """
-    segments: list[Segment] = []
 
-    def add(new: Sequence[Segment]) -> list[int]:
-        segments.extend(map(_kept, new))
-        return list(range(len(segments) - len(new), len(segments)))
+    def __init__(
+        self,
+        target: Target,
+        plan: str,
+        options: Options,
+        *,
+        workers: int | None = None,
+        price: Price | None = None,
+        keep: Keep = lambda it: it,
+    ) -> None:
+        self._target = target
+        self._plan = plan
+        self._options = options
+        self._workers = workers or gpus(plan)
+        self._price = price
+        self._keep = keep
+        self._serializer = serialize.Serializer()
+        self._segments = Segments(keep)
+        self._pack = Pack(self._segments)
+        self._given: set[int] = set()
+        self._where = source.locate(target.function)
+        if self._where is None:
+            pickled = self._serializer.function(target.function, target.name)
+            value = [self._segments.put(it, shared=True) for it in pickled]
+            self._function: dict[str, Any] = {"value": value, "given": self._place_given()}
+        else:
+            self._function = {"module": self._where.module, "name": self._where.name}
+            self._serializer.modules.add(self._where.module)
 
-    job_id = keys.new_id()
-    serializer = serialize.Serializer()
-    arguments = add(serializer.arguments(call.signature, call.args, call.kwargs))
-    where = source.locate(call.function)
-    if where is None:
-        function: dict[str, Any] = {"value": add(serializer.function(call.function, call.name))}
-    else:
-        function = {"module": where.module, "name": where.name}
-        serializer.modules.add(where.module)
-    found = source.collect(
-        serializer.modules,
-        module=source.module_of(call.function),
-        name=call.name,
-        by_name=where is not None,
-        include=options.include,
-        exclude=options.exclude,
-    )
-    files = bundle(found.files)
-    first = len(segments)
-    segments += files.segments
-    header = {
-        "job": job_id,
-        "python": platform.python_version(),
-        "cloudpickle": cloudpickle.__version__,
-        "workers": gpus(plan),
-        "functions": [function],
-        "calls": [
-            {
-                "id": keys.call_id(job_id, 0),
-                "function": 0,
-                "arguments": arguments,
-                "timeout_s": options.timeout_s or DEFAULT_TIMEOUT_S,
-            }
-        ],
-        "source": files.entries(first),
-        "main": source.main_name(),
-        "secrets": _revealed(options.secrets),
-        "checkpoint_s": CHECKPOINT_S,
-    }
-    objects = {number for number, segment in enumerate(segments) if segment.size >= protocol.BLOB_SIZE}
-    objects |= {first + number for number in files.objects}
-    return Job(job_id, options.name or call.name, plan, options, header, segments, frozenset(objects))
+    @property
+    def calls(self) -> int:
+        """How many calls there are so far."""
+        return len(self._pack)
+
+    @property
+    def size_bytes(self) -> int:
+        """How large their arguments are so far, without what is kept elsewhere."""
+        return self._pack.size_bytes
+
+    def add(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """Add a call. Raises NotSerializable, which names the argument, and where inside it."""
+        arguments = self._serializer.arguments(self._target.signature, args, kwargs)
+        self._pack.add(arguments, self._place_given())
+
+    def _place_given(self) -> list[int]:
+        """Add what lies beside the last pickle, which is sent at once and not held. Tells the segments' numbers."""
+        numbers = [self._segments.put(segment, shared=True) for segment in self._serializer.take_given()]
+        self._given.update(numbers)
+        return numbers
+
+    def job(self) -> Job:
+        """Find the files that the calls need, and make the job.
+
+        Raises:
+            OptionError: an `include` matches no file, or `exclude` takes away the function's own module.
+            SourceTooLarge: the user's files that would go along are too many.
+            ConfigError: a secret is not set.
+        """
+        options = self._options
+        found = source.collect(
+            self._serializer.modules,
+            module=source.module_of(self._target.function),
+            name=self._target.name,
+            by_name=self._where is not None,
+            include=options.include,
+            exclude=options.exclude,
+        )
+        files = bundle(found.files)
+        first = len(self._segments)
+        self._segments.extend(
+            self._keep(segment) if number in files.objects else segment for number, segment in enumerate(files.segments)
+        )
+        job_id = keys.new_id()
+        header = {
+            "job": job_id,
+            "python": platform.python_version(),
+            "cloudpickle": cloudpickle.__version__,
+            "workers": self._workers,
+            "functions": [self._function],
+            "calls": [self._pack.header(0, options.timeout_s or DEFAULT_TIMEOUT_S)],
+            "source": files.entries(first),
+            "main": source.main_name(),
+            "given": sorted(self._given),
+            "secrets": _revealed(options.secrets),
+            "checkpoint_s": CHECKPOINT_S,
+        }
+        name, lanes = options.name or self._target.name, max(1, min(self._workers, self.calls))
+        return Job(job_id, name, self._plan, options, header, self._segments, self.calls, lanes, self._price)
 
 
 def _revealed(secrets: Mapping[str, Secret | None]) -> dict[str, str]:
@@ -143,9 +202,3 @@ def gpus(plan: str) -> int:
     """
     found = re.search(r"(\d+)gpu", plan)
     return int(found[1]) if found else 1
-
-
-def _kept(segment: Segment) -> Segment:
-    if segment.size >= protocol.BLOB_SIZE or segment.data is None:
-        return segment
-    return segment._replace(data=memoryview(bytes(segment.data)))

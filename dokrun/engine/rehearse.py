@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -23,8 +24,8 @@ from dokrun.config import Settings
 from dokrun.engine.archive import extract_own
 from dokrun.engine.images import Images
 from dokrun.engine.lines import Lines, users_own
-from dokrun.engine.lost import failure
-from dokrun.engine.prepare import Call, Job, prepare
+from dokrun.engine.lost import task_failed
+from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.registries import credentials_of
 from dokrun.engine.reports import Expected, NoOutcome, Outcome, read_outcomes
 from dokrun.image.container import run
@@ -42,7 +43,9 @@ _KEPT = ("LANG", "LC_ALL", "LD_LIBRARY_PATH", "PATH", "SYSTEMROOT")
 _LAST_WORDS_S = 1.0
 
 
-def rehearse(call: Call, options: Options, *, container: bool) -> Any:
+def rehearse(
+    target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options, *, container: bool
+) -> Any:
     """Run a call through the real shim, and return or raise what its future would.
 
     In a child process, which has this interpreter and its installed packages, an empty folder to begin in, the call's
@@ -58,7 +61,9 @@ def rehearse(call: Call, options: Options, *, container: bool) -> Any:
     """
     settings = config.load(options.profile)
     merged = options.over(settings.defaults)
-    job = prepare(call, merged.plan or "rehearsal", merged)
+    preparing = Preparing(target, merged.plan or "rehearsal", merged)
+    preparing.add(args, kwargs)
+    job = preparing.job()
     with tempfile.TemporaryDirectory(prefix="dokrun-") as name:
         folder = Path(name)
         (folder / "artifact").mkdir()
@@ -70,11 +75,12 @@ def rehearse(call: Call, options: Options, *, container: bool) -> Any:
 
 
 def _outcome(job: Job, exit_code: int, folder: Path, keep_in: Path) -> Outcome:
-    expected, task = Expected(job.id, 1, job.name, 1), _ended(exit_code)
+    expected, task = Expected(job.id, 1, job.name, [0]), _ended(exit_code)
     try:
-        return read_outcomes(expected, task, folder, keep_in)[0]
+        ((_, outcome),) = read_outcomes(expected, task, folder, keep_in)
     except NoOutcome as error:
-        return Outcome(error=failure(expected, task, str(error), "maybe"))
+        return Outcome(error=task_failed(expected, task, str(error), "maybe"))
+    return outcome
 
 
 def _ended(exit_code: int) -> Task:

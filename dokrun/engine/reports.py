@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import mmap
-import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from dokrun import errors, keys
+from dokrun import errors
 from dokrun.api.models import Task
 from dokrun.engine.stage import Checkpoint
 from dokrun.shim import protocol
-from dokrun.shim.envelope import EnvelopeError, FormatError, Segment, load_value, unpack
+from dokrun.shim.envelope import Buffer, EnvelopeError, FormatError, Segment, load_value, pieces, unpack_all
 
 # The line of a call in the manifest takes some three hundred bytes.
 _LONGEST_MANIFEST_BYTES = 512 << 20
@@ -49,20 +49,23 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Expected:
-    """Whose outcomes are looked for: those of `calls` calls of a job, from one of its attempts."""
+    """Whose outcomes are looked for: those of some calls of a job, by their numbers, from one of its attempts."""
 
     job_id: str
     attempt: int
     name: str
-    calls: int
+    calls: Collection[int]
 
 
 class NoOutcome(Exception):
     """The task has told nothing of its calls; its text says what was found in place of an outcome."""
 
 
-def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -> list[Outcome]:
-    """Read what became of each call, in the job's order, from the own files of an artifact; never raises for one call.
+Numbered = Iterator[tuple[int, Outcome]]
+
+
+def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -> Numbered:
+    """Read what became of each call, from the own files of an artifact, in any order; never raises for one call.
 
     What was verified but cannot be opened here is kept below `keep_in`, and named in the call's error.
 
@@ -71,25 +74,64 @@ def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -
     """
     try:
         manifest = json.loads(_manifest(folder))
-        entries = {entry["id"]: entry for entry in manifest["calls"]}
-        failed = manifest["failure"]
-        reason = failed and failed["reason"]
+        told = _Told(
+            files=[(str(file["path"]), str(file["sha256"])) for file in manifest["reports"]],
+            failures=[(*map(int, entry["calls"]), entry["failure"]) for entry in manifest["calls"]],
+            failure=manifest["failure"],
+            checkpoint=_checkpoint(manifest.get("checkpoint"), expected.attempt),
+        )
+        reason = told.failure and told.failure["reason"]
         # A container that could not read the payload knows of no job, and of no call.
-        nameless = failed is not None and "job" not in manifest and not entries
+        nameless = told.failure is not None and "job" not in manifest and not told.files and not told.failures
         ours = nameless or (manifest["job"], manifest["attempt"]) == (expected.job_id, expected.attempt)
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NoOutcome("and its artifact holds no outcome of dokrun's") from error
-    if reason == protocol.UNCLAIMED:
-        raise NoOutcome(f"since {failed['message']}")
-    ids = [keys.call_id(expected.job_id, number) for number in range(expected.calls)]
+    if reason == protocol.UNCLAIMED and told.failure:
+        raise NoOutcome(f"since {told.failure['message']}")
     if not ours:
         message = "the artifact holds the outcome of another job, or of another attempt; it was not opened"
         forged = errors.Tampered(message, ran="maybe", task_id=task.id)
-        return [Outcome(error=forged) for _ in ids]
-    reader = _Reader(folder, keep_in, task.id)
-    checkpoint = _checkpoint(manifest.get("checkpoint"), expected.attempt)
-    outcomes = [reader.outcome(call_id, entries.get(call_id, {"failure": failed or _NOTHING})) for call_id in ids]
-    return [replace(outcome, checkpoint=checkpoint) for outcome in outcomes]
+        return ((number, Outcome(error=forged)) for number in expected.calls)
+    return _read_all(told, Reader(expected, keep_in, task), folder)
+
+
+class _Told(NamedTuple):
+    """What a manifest says: its files of reports with their digests, and what became of calls that have none."""
+
+    files: list[tuple[str, str]]
+    failures: list[tuple[int, int, Mapping[str, Any]]]
+    failure: Mapping[str, Any] | None
+    checkpoint: Checkpoint | None
+
+
+def _read_all(told: _Told, reader: Reader, folder: Path) -> Numbered:
+    left = set(reader.expected.calls)
+    last = max(left, default=-1)
+    trouble: errors.CallFailed | None = None
+
+    def fresh(found: Numbered) -> Numbered:
+        for number, outcome in found:
+            if number in left:
+                left.discard(number)
+                yield number, replace(outcome, checkpoint=told.checkpoint)
+
+    for path, sha256 in told.files:
+        try:
+            # Under no other name is anything unpacked from the archive.
+            yield from fresh(reader.reports(folder / protocol.REPORTS_DIR / Path(path).name, sha256))
+        except errors.CallFailed as error:
+            trouble = error
+    for first, end, failure in told.failures:
+        # Whatever it says, there are no more calls than are looked for.
+        numbers = range(max(0, first), min(end, last + 1))
+        yield from fresh((number, reader.failed(failure)) for number in numbers if number in left)
+    for number in sorted(left):
+        yield from fresh(iter([(number, _lost(trouble) if trouble else reader.failed(told.failure or _NOTHING))]))
+
+
+def _lost(trouble: errors.CallFailed) -> Outcome:
+    """Make the outcome of a call whose report is in a file that cannot be used."""
+    return Outcome(error=copy.copy(trouble), lasting=not isinstance(trouble, errors.ResultNotFetched))
 
 
 def _manifest(folder: Path) -> bytes:
@@ -109,95 +151,89 @@ def _checkpoint(told: Any, attempt: int) -> Checkpoint | None:
 _NOTHING = {"reason": "missing", "ran": "maybe", "message": "the container's manifest does not name this call"}
 
 
-class _Reader:
-    """Reads the reports of one task."""
+class Reader:
+    """Reads the reports of one task: they are verified before anything in them is opened, and what is asked for is."""
 
-    def __init__(self, folder: Path, keep_in: Path, task_id: str) -> None:
-        self._folder = folder
+    def __init__(self, expected: Expected, keep_in: Path, task: Task) -> None:
+        self.expected = expected
+        self._wanted = frozenset(expected.calls)
         self._keep_in = keep_in
-        self._task_id = task_id
+        self._task = task
 
-    def outcome(self, call_id: str, entry: Mapping[str, Any]) -> Outcome:
-        where = {"call_id": call_id, "task_id": self._task_id}
-        try:
-            header, buffers = self._report(entry, **where)
-        except errors.CallFailed as error:
-            not_started = entry.get("failure") or {}
-            # What is fetched is fetched before the claim is taken.
-            again = not_started.get("reason") == protocol.NOT_FETCHED
-            lasting = not isinstance(error, errors.ResultNotFetched)
-            return Outcome(error=error, again=again, claimed=not again, lasting=lasting)
-        try:
-            loaded = load_value(buffers) if buffers else None
-        except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
-            return Outcome(error=self._unreadable(header, error, **where))
-        if header["kind"] == "value":
-            return Outcome(value=loaded)
-        return Outcome(error=_raised(loaded, header, **where))
+    def reports(self, path: Path, sha256: str) -> Numbered:
+        """Yield the outcomes in a file of reports.
 
-    def _report(
-        self, entry: Mapping[str, Any], *, call_id: str, task_id: str
-    ) -> tuple[Mapping[str, Any], list[memoryview]]:
-        """Read a report that has a value or an exception, and verify all of it; a failure is raised."""
-        where: Any = {"call_id": call_id, "task_id": task_id}
+        Raises:
+            Tampered: its bytes are not the ones that the container has vouched for, or are no reports.
+            VersionMismatch: another version of dokrun wrote it.
+            ResultNotFetched: this machine cannot read it now.
+        """
+        where: Any = {"task_id": self._task.id}
+        data: Buffer = b""
         try:
-            failure = entry["failure"]
-            if failure is None:
-                header, segments = unpack(self._verified(entry["report"], call_id))
-                _check_owner(header, call_id)
-                numbers = header.get("value") or header.get("exception") or []
-                buffers = [self._bytes(segments[number]) for number in numbers]
-                if header["kind"] != "failure":
-                    return header, buffers
-                failure = header["failure"]
-            failed = _failure(failure, **where)
+            data = _verified(path, sha256)
+            for _, header, segments in unpack_all(data):
+                number = int(header["call"])
+                if number in self._wanted:
+                    yield number, self._outcome(header, segments)
         except FormatError as error:
-            message = f"the result cannot be read: {error}; {self._keep(call_id)}"
-            raise errors.VersionMismatch(message, ran="yes", **where) from error
-        except (EnvelopeError, FileNotFoundError, KeyError, IndexError, TypeError, RecursionError) as error:
+            message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
+            raise errors.VersionMismatch(message, ran="maybe", **where) from error
+        except (ValueError, FileNotFoundError, KeyError, IndexError, TypeError, RecursionError) as error:
             message = f"the result does not match what the container vouched for, and was not opened: {error}"
             # A report may also say that the function did not run.
             raise errors.Tampered(message, ran="maybe", **where) from error
         except (OSError, MemoryError) as error:
             message = f"the result is there, but cannot be read on this machine: {error}"
             raise errors.ResultNotFetched(message, ran="maybe", **where) from error
-        raise failed
 
-    def _verified(self, report: Mapping[str, Any], call_id: str) -> memoryview:
-        data = _read(self._folder / protocol.VALUES_DIR / call_id)
-        if hashlib.sha256(data).hexdigest() != report["sha256"]:
-            raise EnvelopeError("its digest differs")
-        return data
+    def failed(self, failure: Mapping[str, Any]) -> Outcome:
+        """Make the outcome of a call of which the container says that there is no value."""
+        reason, ran = failure["reason"], failure["ran"]
+        error = _failure(failure, task_id=self._task.id)
+        if reason == protocol.NOT_FETCHED:
+            # What is missing before the claim is taken is told so; afterwards, as a call that was not begun.
+            return Outcome(error=error, again=True, claimed=False)
+        unbegun = ran == "no" and reason in (protocol.STOPPED, protocol.NOT_BEGUN)
+        return Outcome(error=error, again=unbegun and self._task.status != "canceled")
 
-    def _bytes(self, segment: Segment) -> memoryview:
-        if segment.data is not None:
-            return segment.data
-        data = _read(self._folder / protocol.BLOBS_DIR / segment.sha256)
-        if hashlib.sha256(data).hexdigest() != segment.sha256:
-            raise EnvelopeError("a buffer's digest differs")
-        return data
+    def _outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
+        if header["kind"] == "failure":
+            return self.failed(header["failure"])
+        numbers = header.get("value") or header.get("exception") or []
+        buffers = [data for number in numbers if (data := segments[number].data) is not None]
+        if len(buffers) != len(numbers):
+            raise EnvelopeError("a part of it is missing")
+        try:
+            loaded = load_value(buffers) if buffers else None
+        except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
+            return Outcome(error=self._unreadable(header, segments, error))
+        if header["kind"] == "value":
+            return Outcome(value=loaded)
+        return Outcome(error=_raised(loaded, header, task_id=self._task.id))
 
     def _unreadable(
-        self, header: Mapping[str, Any], error: BaseException, *, call_id: str, task_id: str
+        self, header: Mapping[str, Any], segments: Sequence[Segment], error: BaseException
     ) -> errors.CallFailed:
         if header["kind"] == "exception":
-            return _remote_error(header, call_id=call_id, task_id=task_id)
-        message = (
-            f"the function's result arrived but cannot be unpickled here: {described(error)}; {self._keep(call_id)}"
-        )
-        unreadable = errors.ResultUnreadable(message, ran="yes", call_id=call_id, task_id=task_id)
+            return _remote_error(header, task_id=self._task.id)
+        call_id = protocol.call_id(self.expected.job_id, header["call"])
+        kept = self._keep(call_id, pieces(dict(header), segments))
+        message = f"the function's result arrived but cannot be unpickled here: {described(error)}; {kept}"
+        unreadable = errors.ResultUnreadable(message, ran="yes", task_id=self._task.id)
         unreadable.__cause__ = error
         return unreadable
 
-    def _keep(self, call_id: str) -> str:
-        """Keep what cannot be opened here, which was paid for. Tells where."""
-        kept = self._keep_in / call_id
+    def _keep(self, name: str, parts: Iterable[Buffer]) -> str:
+        """Keep what cannot be opened for another time, another machine or another version, and say where."""
         try:
-            kept.mkdir(mode=0o700, parents=True, exist_ok=True)
-            shutil.copytree(self._folder / protocol.OWN_DIR, kept, dirs_exist_ok=True)
-        except OSError as problem:
-            return f"it could not be kept in {kept} ({problem.strerror or problem}), but DOK has it for 72 hours"
-        return f"it is kept in {kept / 'values' / call_id}"
+            self._keep_in.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self._keep_in / name
+            with path.open("wb") as file:
+                file.writelines(parts)
+        except OSError as error:
+            return f"it cannot be kept on this machine ({error}), but DOK has it for 72 hours"
+        return f"it is kept in {path}"
 
 
 def described(error: BaseException) -> str:
@@ -209,11 +245,6 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _check_owner(header: Mapping[str, Any], call_id: str) -> None:
-    if header["call"] != call_id:
-        raise EnvelopeError("it is another call's")
-
-
 class RemoteTraceback(Exception):
     """The cause of an exception that a function raised in its container: the traceback there, as text."""
 
@@ -221,21 +252,20 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.args[0]}"""'
 
 
-def _raised(error: BaseException | None, header: Mapping[str, Any], *, call_id: str, task_id: str) -> BaseException:
+def _raised(error: BaseException | None, header: Mapping[str, Any], *, task_id: str) -> BaseException:
     if not isinstance(error, BaseException):
-        return _remote_error(header, call_id=call_id, task_id=task_id)
+        return _remote_error(header, task_id=task_id)
     try:
         error.__cause__ = RemoteTraceback(header["traceback"])
     except Exception:  # noqa: BLE001 - the user's own exception may refuse attributes
-        return _remote_error(header, call_id=call_id, task_id=task_id)
+        return _remote_error(header, task_id=task_id)
     return error
 
 
-def _remote_error(header: Mapping[str, Any], *, call_id: str, task_id: str) -> errors.RemoteError:
+def _remote_error(header: Mapping[str, Any], *, task_id: str) -> errors.RemoteError:
     message = f"the function raised {header['message']} (an exception that cannot be brought here as itself)"
     error = errors.RemoteError(
         message,
-        call_id=call_id,
         task_id=task_id,
         type_name=header["type"],
         remote_traceback=header["traceback"],
@@ -247,15 +277,17 @@ def _remote_error(header: Mapping[str, Any], *, call_id: str, task_id: str) -> e
 _BY_REASON: Mapping[str, type[errors.CallFailed]] = {
     protocol.UNREADABLE_PAYLOAD: errors.ShimFailed,
     protocol.NOT_FETCHED: errors.ShimFailed,
+    protocol.NOT_BEGUN: errors.ShimFailed,
     protocol.TAMPERED: errors.Tampered,
     protocol.WRONG_VERSION: errors.VersionMismatch,
     protocol.TIMEOUT: errors.CallTimeout,
+    protocol.TOO_DEAR: errors.TooExpensive,
     protocol.NOT_SERIALIZABLE: errors.ResultNotSerializable,
     protocol.NOT_WRITTEN: errors.ResultNotWritten,
 }
 
 
-def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> errors.CallFailed:
+def _failure(failure: Mapping[str, Any], *, task_id: str) -> errors.CallFailed:
     message, reason = failure["message"], failure["reason"]
     ran: errors.Ran = failure["ran"] if failure["ran"] in ("no", "yes") else "maybe"
     error: errors.CallFailed
@@ -264,17 +296,23 @@ def _failure(failure: Mapping[str, Any], *, call_id: str, task_id: str) -> error
         error = died(
             message,
             ran=ran,
-            call_id=call_id,
             task_id=task_id,
             signal=failure.get("signal"),
             exit_code=failure.get("exit_code"),
         )
     else:
         kind = _BY_REASON.get(reason, errors.CallFailed)
-        error = kind(message, ran=ran, call_id=call_id, task_id=task_id)
+        error = kind(message, ran=ran, task_id=task_id)
     if "traceback" in failure:
         error.__cause__ = RemoteTraceback(failure["traceback"])
     return error
+
+
+def _verified(path: Path, sha256: str) -> memoryview:
+    data = _read(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise EnvelopeError("its digest differs")
+    return data
 
 
 def _read(path: Path) -> memoryview:

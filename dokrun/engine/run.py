@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 
 import msgspec
 
 from dokrun import errors, keys
 from dokrun.api.models import Task
-from dokrun.engine.attempts import Attempts, Next
-from dokrun.engine.calls import Calls
+from dokrun.engine.ahead import listen
+from dokrun.engine.attempts import Attempts, Next, Told
+from dokrun.engine.bill import Bill
 from dokrun.engine.definition import Identity, attempt_of, digest, retry_of
 from dokrun.engine.ending import Ending
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
-from dokrun.engine.lines import users_own
-from dokrun.engine.outcome import find_outcome
+from dokrun.engine.lines import of_call, users_own
+from dokrun.engine.outcome import find_outcomes
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
-from dokrun.engine.receipt import receipt_of
-from dokrun.engine.reports import Expected, Outcome, described
-from dokrun.engine.stage import stage, unstage
+from dokrun.engine.reports import Expected, Numbered, described
+from dokrun.engine.settling import Settling
+from dokrun.engine.stage import Attempt, stage
+from dokrun.engine.steps import Steps
 from dokrun.engine.submit import GivenUp, Unknown, not_submitted
 from dokrun.engine.watch import Batch, Watched
 from dokrun.engine.workers import Workers
-from dokrun.future import Future, Progress
+from dokrun.outcomes import Outcomes
 from dokrun.retry import Retry
 
 _log = logging.getLogger("dokrun.engine")
@@ -46,35 +47,53 @@ class Run:
         self,
         parts: Parts,
         record: Record,
-        future: Future[Any],
-        progress: Progress,
+        calls: Outcomes,
         forget: Callable[[Run], None],
         *,
         job: Job | None = None,
         batch: Batch,
     ) -> None:
-        self.future = future
         self.name = record.name
         self.detached = job is None or job.options.detach
         self._parts = parts
         self._record = record
-        self._progress = progress
+        self.calls = calls
+        self._progress = progress = calls.progress
         self._forget = forget
         self._job = job
         self._batch = batch
         self._attempts = Attempts(Retry(0) if job is None else job.retry, ours=job is not None)
-        self._calls = Calls(future, progress, self._attempts)
+        self._settling = Settling(parts, calls, self._attempts)
+        # Which calls the attempt under way is for; None is all of them.
+        self._chosen: set[int] | None = None
+        # The task whose log is being listened to.
+        self._heard = ""
         self._image: Ready | None = None
         self._misses = 0
         # Tasks that are no longer looked at: further ones that the service made of one request and was told to end,
         # and those that ended without starting the attempt.
         self._rejected: set[str] = set()
-        # All that bear the job's tag and are its own, as they were last seen.
-        self._tasks: dict[str, Task] = {}
         self._ending = Ending(parts)
-        progress.costs = "cost money" if parts.charges else ""
+        self._bill = Bill(parts, progress)
+        self._steps = Steps(parts, self._broken_off)
+        progress.line = parts.queue.place
         progress.cancel = self._cancel_later
-        progress.logs = lambda task_id: users_own(parts.client.tasks.logs(task_id))
+        progress.logs = self._logs
+
+    @property
+    def task_id(self) -> str | None:
+        """The task of the attempt under way, once the service has taken it."""
+        return self._progress.task_id
+
+    @property
+    def handle(self) -> str:
+        """The job's handle, once its definition is made."""
+        return self._progress.handle or ""
+
+    @property
+    def costs(self) -> str:
+        """What its task does while it runs, as in "cost ¥16.80 a minute"; empty where nobody pays."""
+        return self._progress.costs
 
     @property
     def _identity(self) -> Identity:
@@ -91,11 +110,11 @@ class Run:
             self._do(self._parts.submissions, lambda: self._submit(job, ready))
 
     def _do(self, workers: Workers, step: Callable[[], object]) -> None:
-        if not workers.submit(lambda: self._guarded(step)):
-            self._settle(Outcome(error=not_submitted(self.name, "dokrun is being closed"), lasting=False))
+        if not self._steps.on(workers, step):
+            self._fail(not_submitted(self.name, "dokrun is being closed"), lasting=False)
 
     def _make_ready(self, job: Job) -> None:
-        if self._calls.cancelled():
+        if self.calls.cancelled():
             self.settle_cancelled()
             return
         self._progress.update(status="image")
@@ -108,17 +127,19 @@ class Run:
         self._do(self._parts.submissions, lambda: self._submit(job, ready))
 
     def _submit(self, job: Job, image: Ready) -> None:
-        if self._calls.cancelled():
+        if self.calls.cancelled():
             self.settle_cancelled()
             return
         self._image = image
+        self._parts.spending.check(self.name, job.plan)
         attempt = self._progress.attempt
         self._progress.update(status="staging")
         try:
-            checkpoint = self._attempts.checkpoint
-            request = stage(job, self._parts.bucket, image, self._batch.tag, attempt=attempt, checkpoint=checkpoint)
+            chosen = None if self._chosen is None else sorted(self._chosen)
+            staged = Attempt(attempt, chosen, self._attempts.checkpoint, self._bill.spent)
+            request = stage(job, self._parts.bucket, image, self._batch.tag, staged)
             self._intend(attempt, digest(request))
-            if self._calls.cancelled():
+            if self.calls.cancelled():
                 self.settle_cancelled()
                 return
             task = self._parts.submitter.submit(
@@ -126,7 +147,7 @@ class Run:
                 attempt,
                 request,
                 former=self._rejected,
-                wanted=lambda: not self._calls.cancelled(),
+                wanted=lambda: not self.calls.cancelled(),
             )
         except (GivenUp, Unknown, errors.DokrunError) as error:
             raise not_submitted(self.name, error) from error
@@ -139,19 +160,20 @@ class Run:
             return
         self._record = msgspec.structs.replace(self._record, digest=definition)
         self._parts.journal.begin(self._record)
-        self._progress.update(handle=str(keys.Handle(self.name, self._record.id, definition)))
+        self._progress.update(handle=self._handle())
+
+    def _handle(self) -> str:
+        return str(keys.Handle(self.name, self._record.id, self._record.digest, self._record.calls))
 
     # A job that somebody has submitted.
 
     def attach(self, task_id: str | None, attempt: int) -> None:
         """Watch a job that is there already, or find out that it is not; nothing is submitted."""
-        self._progress.update(
-            handle=str(keys.Handle(self.name, self._record.id, self._record.digest)), attempt=attempt, task_id=task_id
-        )
+        self._progress.update(handle=self._handle(), attempt=attempt, task_id=task_id)
         if task_id is not None:
             self._watch()
         else:
-            self._aside(self._look_for)
+            self._steps.aside(self._look_for)
 
     def _look_for(self) -> None:
         try:
@@ -170,22 +192,14 @@ class Run:
     def _bind(self, task: Task) -> None:
         """Take a task for the attempt's own."""
         self._parts.journal.note(self._record.id, Step("bound", attempt_of(task), task.id))
-        self._progress.update(status=task.status, task_id=task.id, attempt=attempt_of(task))
-        if self._calls.cancelled():
+        self._progress.update(
+            status=task.status, task_id=task.id, attempt=attempt_of(task), running_since=_running_since(task)
+        )
+        if self.calls.cancelled():
             self.cancel()
         self._watch()
         if self._parts.charges:
-            self._later(lambda: self._price(task))
-
-    def _price(self, task: Task) -> None:
-        """Have it known what a task costs while it runs, for whoever stops waiting for it."""
-        try:
-            price = self._parts.prices().get(task.containers[0].plan) if task.containers else None
-        except errors.ApiError as error:
-            _log.debug("cannot see what task %s costs: %s", task.id, error)
-            return
-        if price is not None:
-            self._progress.update(costs=f"cost ¥{price.yen_per_second * 60:.2f} a minute")
+            self._steps.later(lambda: self._bill.tell_price(task))
 
     def _watch(self) -> None:
         self._misses = 0
@@ -193,7 +207,7 @@ class Run:
 
     def _seen(self, tagged: list[Task]) -> bool:
         tasks = {task.id: task for task in tagged if self._identity.owns(task)}
-        self._tasks.update(tasks)
+        self._bill.see(tasks)
         mine = tasks.get(self._progress.task_id or "")
         twins = [
             task
@@ -201,19 +215,21 @@ class Run:
             if attempt_of(task) == self._progress.attempt and not task.ended and task.id not in self._rejected
         ]
         if len(twins) > 1 or (twins and twins[0] is not mine):
-            self._later(lambda: self._choose([*twins, *([] if mine is None or mine in twins else [mine])]))
+            self._steps.later(lambda: self._choose([*twins, *([] if mine is None or mine in twins else [mine])]))
             return False
         if mine is None:
             self._misses += 1
             if self._misses >= MISSES:
-                self._later(self._miss)
+                self._steps.later(self._miss)
             return self._misses < MISSES
         self._misses = 0
         if mine.ended:
-            self._later(lambda: self._finish(mine))
+            self._steps.later(lambda: self._finish(mine))
             return False
-        self._progress.update(status=mine.status)
-        if self._calls.cancelled() and not self._ending.has_ended(mine.id):
+        self._progress.update(status=mine.status, running_since=_running_since(mine))
+        if mine.status == "running":
+            self._listen(mine)
+        if self.calls.cancelled() and not self._ending.has_ended(mine.id):
             self._cancel_later()
         return True
 
@@ -230,7 +246,7 @@ class Run:
             task = self._parts.client.tasks.get(task_id)
         except errors.NotFound as error:
             message = f"the task {task_id} of {self.name} no longer exists; somebody deleted it"
-            raise errors.TaskFailed(message, ran="maybe", call_id=self.future.call_id, task_id=task_id) from error
+            raise errors.TaskFailed(message, ran="maybe", task_id=task_id) from error
         except errors.ApiError as error:
             _log.warning("cannot see how task %s is, and will ask again: %s", task_id, error)
             self._watch()
@@ -241,12 +257,15 @@ class Run:
             self._finish(task)
         else:
             message = f"the task {task_id} of {self.name} is not what was sent any more; what it left is not used"
-            raise errors.Tampered(message, ran="maybe", call_id=self.future.call_id, task_id=task_id)
+            raise errors.Tampered(message, ran="maybe", task_id=task_id)
 
     def _refused(self, error: errors.ApiError) -> None:
         message = f"{self.name} goes on, but cannot be watched: {error}"
-        failed = errors.CallFailed(message, ran="maybe", call_id=self.future.call_id, still_runs=True)
-        self._settle(Outcome(error=failed, lasting=False))
+        self._fail(errors.CallFailed(message, ran="maybe", still_runs=True), lasting=False)
+
+    def _logs(self, task_id: str, number: int) -> Iterator[str]:
+        pieces = self._parts.client.tasks.logs(task_id)
+        return users_own(pieces) if len(self.calls) == 1 else of_call(pieces, number)
 
     # Its end before its time.
 
@@ -257,39 +276,73 @@ class Run:
     def cancel_here(self) -> None:
         """Cancel the future; its task, if there is one, is left to the next `cancel`."""
         self._progress.cancel = None
-        self._calls.cancel()
+        self.calls.cancel()
 
     def settle_cancelled(self) -> None:
-        """Write down that the call was cancelled, and remove what its containers will not need."""
-        self._settle(Outcome())
+        """Write down that the calls were cancelled, and remove what their containers will not need."""
+        self.calls.cancel()
+        self._settle([])
+
+    def settle_early(self) -> None:
+        """Let the task end on its own, when every call has its outcome."""
+        self._settle([])
 
     def _cancel_later(self) -> None:
-        self._parts.cancels.submit(lambda: self._guarded(self.cancel))
+        """Have the task ended, unless somebody still waits for one of its calls."""
+        if self.calls.cancelled():
+            self._steps.on(self._parts.cancels, self.cancel)
 
-    # Its outcome.
+    # Its outcomes.
+
+    def _listen(self, task: Task) -> None:
+        """Hear of results that are sent ahead of the artifact, while the task runs."""
+        if self._parts.bucket is not None and len(self.calls) > 1 and self._heard != task.id:
+            self._heard = task.id
+            self._steps.aside(lambda: listen(self._parts, self._expected(), task, self._take))
+
+    def _take(self, sent: Numbered) -> bool:
+        """Settle what was sent ahead, but for what may be tried again. Tells whether there is more to come."""
+        left, final = set(self.calls.left), self._attempts.retry.times == 0
+        self._settling.settle([(n, outcome) for n, outcome in sent if n in left and (final or outcome.error is None)])
+        return not self.all_told
+
+    @property
+    def all_told(self) -> bool:
+        """Whether every call has its outcome, so that only the task has yet to end."""
+        return not self.calls.left and not self.calls.cancelled()
+
+    def _expected(self) -> Expected:
+        """Tell whose outcomes are missing in this attempt."""
+        left = self.calls.left
+        calls = left if self._chosen is None else [number for number in left if number in self._chosen]
+        return Expected(self._record.id, self._progress.attempt, self.name, calls)
 
     def _finish(self, task: Task) -> None:
-        if self._calls.cancelled():
+        if self.calls.cancelled():
             self.settle_cancelled()
             return
-        self._progress.update(receipt=receipt_of(task, self._tasks.values(), self._parts.prices))
-        expected = Expected(self._record.id, self._progress.attempt, self.name, self._record.calls)
-        found = find_outcome(self._parts, self._identity, expected, task)
+        self._bill.close(task, self._record)
+        self._progress.update(running_since=None)
+        expected = self._expected()
+        found = find_outcomes(self._parts, self._identity, expected, task)
         if found.holder and self._follow(found.holder):
             return
-        outcome = found.outcome
+        self._bill.close(task, self._record, found)
         self._progress.update(artifact=found.artifact)
         self._parts.journal.note(self._record.id, Step("ended", self._progress.attempt, task.id, detail=task.status))
         self._progress.update(status=task.status)
         if self._job is None:
             self._attempts.retry = retry_of(task)
-        following = self._attempts.after(outcome, self._progress.attempt)
+        pays = self._job is None or self._job.pays(self._bill.spent)
+        final, following = self._attempts.after(found.outcomes, self._progress.attempt, pays=pays)
         if following is None:
-            self._settle(outcome)
-        elif self._job is None or self._image is None:
-            self._aside(lambda: self._await(following, outcome))
+            self._settle(final)
+            return
+        self._settling.settle(final)
+        if self._job is None or self._image is None:
+            self._steps.aside(lambda: self._await(following))
         else:
-            self._begin_next(following, outcome, self._job, self._image)
+            self._begin_next(following, self._job, self._image)
 
     def _follow(self, task_id: str) -> bool:
         """Go over to the task that has started the attempt, if it is one of the job's own."""
@@ -308,69 +361,59 @@ class Run:
         self._bind(task)
         return True
 
-    def _begin_next(self, following: Next, outcome: Outcome, job: Job, image: Ready) -> None:
+    def _begin_next(self, following: Next, job: Job, image: Ready) -> None:
         """Have another task made."""
+        _, outcome = following.calls[0]
         if not outcome.claimed and self._progress.task_id is not None:
             self._rejected.add(self._progress.task_id)
+        self._chosen = {number for number, _ in following.calls}
+        some = "" if len(self.calls) == 1 else f"{len(self._chosen)} calls of "
         told = described(outcome.error) if outcome.error else ""
-        _log.warning("%s is tried again, as attempt %d: %s", self.name, following.attempt, told)
+        _log.warning("%s%s: tried again, as attempt %d: %s", some, self.name, following.attempt, told)
         self._progress.update(status="retrying", task_id=None, attempt=following.attempt)
-        self._after(following.pause_s, lambda: self._do(self._parts.submissions, lambda: self._submit(job, image)))
+        self._steps.after(
+            following.pause_s, lambda: self._do(self._parts.submissions, lambda: self._submit(job, image))
+        )
 
-    def _await(self, following: Next, outcome: Outcome) -> None:
+    def _await(self, following: Next) -> None:
         """Wait for the next task of the process that has submitted this job, or settle if that makes none."""
         self._rejected.add(self._progress.task_id or "")
         self._parts.sleep(following.pause_s)
         task = self._parts.submitter.find(self._identity, following.attempt, self._rejected)
         if task is None:
             self._attempts.others_go_on = True
-            self._settle(outcome)
+            self._settle(following.calls)
         else:
+            self._chosen = {number for number, _ in following.calls}
             self._bind(task)
 
-    def _after(self, pause_s: float, step: Callable[[], object]) -> None:
-        def wait() -> None:
-            self._parts.sleep(pause_s)
-            step()
-
-        if pause_s:
-            self._aside(wait)
-        else:
-            step()
-
-    def _settle(self, outcome: Outcome) -> None:
-        """Give the outcome, and remove what only the container needed."""
+    def _settle(self, told: Sequence[Told]) -> None:
+        """Give the last outcomes, and remove what only the container needed."""
         self._forget(self)
-        if outcome.error is not None:
-            self._calls.locate(outcome.error)
-        if outcome.lasting and self._record.digest:
-            told = "cancelled" if self._calls.cancelled() else outcome.told
-            self._parts.journal.note(self._record.id, Step("settled", self._progress.attempt, detail=told))
-        self._calls.settle(outcome)
+        lasting = all(outcome.lasting for _, outcome in told)
+        if lasting and self._record.digest:
+            self._parts.journal.note(self._record.id, self._settling.note(told))
+        self._settling.settle(told)
+        self._progress.update(over=True)
+        failed = any(outcome.error is not None for _, outcome in told)
         # Whoever has submitted a job that failed here may still have plans for it.
-        over = self._job is not None or (outcome.error is None and not self._attempts.others_go_on)
-        if outcome.lasting and over and self._parts.bucket is not None and self._record.digest:
-            # What a failed call has saved may be all that is left of it.
-            checkpoints = outcome.error is None and self._attempts.retry.times > 0
-            unstage(self._record.id, self._parts.bucket, self._progress.attempt, checkpoints=checkpoints)
+        over = self._job is not None or not (failed or self._attempts.others_go_on)
+        if lasting and over and self._record.digest:
+            self._settling.clean_up(failed=failed)
 
-    # On which thread, and what if it fails.
+    def _fail(self, error: BaseException, *, lasting: bool = True) -> None:
+        self._settle(self._settling.each_left(error, lasting=lasting))
 
-    def _later(self, step: Callable[[], object]) -> None:
-        self._parts.others.submit(lambda: self._guarded(step))
+    def _broken_off(self, error: BaseException) -> None:
+        """Settle what a step could not go on with."""
+        if isinstance(error, errors.CallFailed):
+            self._fail(error)
+            return
+        # Before anything is intended, nothing is sent.
+        failed = errors.CallFailed(f"{self.name}: {error}", ran="maybe" if self._record.digest else "no")
+        failed.__cause__ = error
+        self._fail(failed, lasting=False)
 
-    def _aside(self, step: Callable[[], object]) -> None:
-        """Do what waits long on a thread of its own: those that all jobs share are for what does not."""
-        threading.Thread(target=lambda: self._guarded(step), name="dokrun-wait", daemon=True).start()
 
-    def _guarded(self, step: Callable[[], object]) -> None:
-        try:
-            step()
-        except errors.CallFailed as error:
-            self._settle(Outcome(error=error))
-        except BaseException as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
-            # Before anything is intended, nothing is sent.
-            ran: errors.Ran = "maybe" if self._record.digest else "no"
-            failed = errors.CallFailed(f"{self.name}: {error}", ran=ran, call_id=self.future.call_id)
-            failed.__cause__ = error
-            self._settle(Outcome(error=failed, lasting=False))
+def _running_since(task: Task) -> datetime | None:
+    return next((container.start_at for container in task.containers), None) if task.status == "running" else None

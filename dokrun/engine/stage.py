@@ -12,6 +12,8 @@ import json
 import logging
 import math
 import zlib
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 from dokrun import keys
@@ -19,11 +21,12 @@ from dokrun.api.models import ContainerRequest, CreateTaskRequest
 from dokrun.bucket import Bucket
 from dokrun.config import NO_BUCKET
 from dokrun.engine.images import Ready
+from dokrun.engine.packing import Keep
 from dokrun.engine.prepare import Job
 from dokrun.errors import ConfigError, StorageError
 from dokrun.payload import shim
 from dokrun.shim import protocol
-from dokrun.shim.envelope import pack
+from dokrun.shim.envelope import Segment, pack, write_chosen
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -32,6 +35,8 @@ _log = logging.getLogger("dokrun.engine")
 SHORTEST_TIME_LIMIT_S = 600
 # The service's line is rated 200 Mbps, best effort; this is a fifth of that.
 FETCHED_BYTES_PER_S = 5_000_000
+# What the service itself sets where nobody does.
+LONGEST_TIME_LIMIT_S = 20 * 86400
 STARTING_S = 300 + protocol.LONGEST_IMPORT_S
 # What rides in a command, compressed. Linux takes no argument over 128 KiB, and base 64 makes four bytes of three.
 COMMAND_BYTES = 64 << 10
@@ -53,6 +58,8 @@ def check_fits(job: Job) -> None:
             f"{job.name} has secrets, and without a bucket they would stand in the task's definition, which everybody "
             f"in the project can read; {NO_BUCKET}"
         )
+    if any(segment.data is None for segment in job.segments):
+        raise ConfigError(f"{job.name} is given a value that was put into a bucket, and {NO_BUCKET}")
     size = sum(segment.size for segment in job.segments)
     if size > _TRIED_BYTES or _folded(pack(dict(job.header), job.segments)) is None:
         raise ConfigError(
@@ -61,18 +68,20 @@ def check_fits(job: Job) -> None:
         )
 
 
-def upload_blobs(job: Job, bucket: Bucket) -> None:
-    """Upload what a job keeps in the bucket by content, from where it lies, unless it is there.
+def keeper(bucket: Bucket | None) -> Keep:
+    """Make what brings large segments to safety: into the bucket, by their content, from where they lie.
 
-    Before the call returns: what the caller does to an array afterwards must change nothing, and it is not copied.
-
-    Raises:
-        StorageError: the bucket refused, or gave no answer.
+    It does so before a call returns: what the caller does to an array afterwards must change nothing, and it is not
+    copied. It raises StorageError.
     """
-    for number in sorted(job.objects):
-        segment = job.segments[number]
-        if segment.data is not None:
-            bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+
+    def keep(segment: Segment) -> Segment:
+        if bucket is None or segment.data is None:
+            return segment
+        bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+        return segment._replace(data=None)
+
+    return keep
 
 
 class Checkpoint(NamedTuple):
@@ -84,15 +93,25 @@ class Checkpoint(NamedTuple):
     size: int
 
 
-def stage(
-    job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, *, attempt: int, checkpoint: Checkpoint | None
-) -> CreateTaskRequest:
+class Attempt(NamedTuple):
+    """One of a job's attempts: its number, which calls it is for (None is all of them), what it goes on from.
+
+    `spent` is what the ones before it have cost, in yen.
+    """
+
+    number: int = 1
+    calls: Sequence[int] | None = None
+    checkpoint: Checkpoint | None = None
+    spent: Decimal = Decimal(0)
+
+
+def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt: Attempt) -> CreateTaskRequest:
     """Upload the rest of what the job needs and say what task shall be created for one of its attempts.
 
     Raises:
         StorageError: the bucket refused, or gave no answer.
     """
-    payload = _payload(job, bucket)
+    payload = pack(dict(job.header), job.segments)
     # A definition can be read by everybody in the project for as long as the task is listed; an object by whoever can
     # read the bucket, until the call has its outcome.
     folded = None if bucket is not None and job.header["secrets"] else _folded(payload)
@@ -100,28 +119,31 @@ def stage(
     if bucket is not None:
         if folded is None:
             bucket.put(keys.payload(job.id), payload)
-        addresses = _addresses(job, bucket, attempt, payload=folded is None, checkpoint=checkpoint)
+        addresses = _addresses(job, bucket, attempt, payload=folded is None)
     environment = {
         **job.options.env,
         protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
         protocol.PAYLOAD_SIZE: str(len(payload)),
         protocol.JOB_ID: job.id,
-        protocol.ATTEMPT: str(attempt),
+        protocol.ATTEMPT: str(attempt.number),
     }
     if job.retry.times:
         environment |= {
             protocol.RETRIES: str(job.retry.times),
             protocol.BACKOFF: str(math.ceil(job.retry.backoff)),
         }
-    if checkpoint is not None:
+    if attempt.checkpoint is not None:
         environment |= {
-            protocol.CHECKPOINT_SHA256: checkpoint.sha256,
-            protocol.CHECKPOINT_SIZE: str(checkpoint.size),
+            protocol.CHECKPOINT_SHA256: attempt.checkpoint.sha256,
+            protocol.CHECKPOINT_SIZE: str(attempt.checkpoint.size),
         }
+    paid_s = job.paid_s(attempt.spent)
+    if paid_s is not None:
+        environment[protocol.LIMIT_S] = str(paid_s)
     container = ContainerRequest(
         image=image.reference,
         registry=image.registry_id,
-        command=shim.command(folded, addresses),
+        command=shim.command(folded, addresses, calls=_chosen(job, attempt)),
         entrypoint=list(shim.ENTRYPOINT),
         plan=job.plan,
         environment=environment,
@@ -130,8 +152,28 @@ def stage(
         name=keys.task_name(job.name, job.id),
         containers=[container],
         tags=[keys.OURS, keys.job_tag(job.id), watch_tag, *job.options.tags],
-        execution_time_limit_sec=max(SHORTEST_TIME_LIMIT_S, math.ceil(job.timeout_s + STARTING_S + _fetching_s(job))),
+        execution_time_limit_sec=_time_limit_s(job),
     )
+
+
+def _time_limit_s(job: Job) -> int:
+    limit_s, paid_s = time_limit_s(job.calls, job.lanes, job.timeout_s, _fetching_s(job)), job.paid_s()
+    # The same for every attempt, as all that makes a task the job's own. What is left, its supervisor keeps.
+    return limit_s if paid_s is None else max(SHORTEST_TIME_LIMIT_S, min(limit_s, paid_s))
+
+
+def time_limit_s(calls: int, lanes: int, timeout_s: float, fetching_s: float = 0.0) -> int:
+    """Tell how long a task may run: as long as all of its calls may take, one after another in each lane.
+
+    Many calls seldom take as long as they may, so there is an end to that; one alone is given its whole timeout.
+    """
+    rounds = -(-calls // lanes)
+    calls_s = max(timeout_s, min(rounds * timeout_s, LONGEST_TIME_LIMIT_S))
+    return max(SHORTEST_TIME_LIMIT_S, math.ceil(calls_s + STARTING_S + fetching_s))
+
+
+def _chosen(job: Job, attempt: Attempt) -> str:
+    return "" if attempt.calls is None or len(attempt.calls) == job.calls else write_chosen(attempt.calls, job.calls)
 
 
 def _fetching_s(job: Job) -> int:
@@ -139,48 +181,49 @@ def _fetching_s(job: Job) -> int:
     return sum(segment.size for segment in job.segments) // FETCHED_BYTES_PER_S
 
 
-def _payload(job: Job, bucket: Bucket | None) -> bytes:
-    """Pack the payload, the same whenever it is packed: where its objects can be fetched is not in it."""
-    elsewhere = frozenset() if bucket is None else job.objects
-    segments = [
-        segment._replace(data=None) if number in elsewhere else segment for number, segment in enumerate(job.segments)
-    ]
-    return pack(dict(job.header), segments)
-
-
-def _addresses(
-    job: Job, bucket: Bucket, attempt: int, *, payload: bool, checkpoint: Checkpoint | None
-) -> dict[str, object]:
+def _addresses(job: Job, bucket: Bucket, attempt: Attempt, *, payload: bool) -> dict[str, object]:
     """Presign all that the container may fetch and write, for as long as a task may wait in line."""
     ready = shim.build()
     bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
     needed: dict[str, object] = {"shim": bucket.address(keys.blob(ready.sha256))}
-    claim = keys.claim(job.id, attempt)
+    claim = keys.claim(job.id, attempt.number)
     table = {
         **needed,
-        "blobs": {digest: bucket.address(keys.blob(digest)) for digest in _blobs(job)},
+        "blobs": {it.sha256: bucket.address(keys.blob(it.sha256)) for it in job.segments if it.data is None},
         "claim": {"put": bucket.address_to_put(claim, once=True), "get": bucket.address(claim)},
     }
     if payload:
         table["payload"] = bucket.address(keys.payload(job.id))
     if job.retry.times:
-        table["checkpoint"] = _checkpoint_addresses(job, bucket, attempt, checkpoint)
+        table["checkpoint"] = _checkpoint_addresses(job, bucket, attempt)
+    if job.calls > 1:
+        slots = range(count_slots(job))
+        table["results"] = [bucket.address_to_put(keys.results(job.id, attempt.number, slot)) for slot in slots]
+        table["begun"] = bucket.address_to_put(keys.begun(job.id, attempt.number))
     text = json.dumps(table).encode()
     if len(text) <= CARRIED_ADDRESSES_BYTES:
         return table
-    key = keys.addresses(job.id, attempt)
+    key = keys.addresses(job.id, attempt.number)
     bucket.put(key, text)
     return {**needed, "addresses": bucket.address(key)}
 
 
-def _checkpoint_addresses(job: Job, bucket: Bucket, attempt: int, former: Checkpoint | None) -> dict[str, object]:
-    slots = [keys.checkpoint(job.id, attempt, slot) for slot in range(CHECKPOINT_SLOTS)]
+def count_slots(job: Job) -> int:
+    """Tell how many files of results a container may send ahead of the artifact, however long it runs."""
+    longest_s = _time_limit_s(job)
+    # First one every so often, then ever more seldom, by a part of the time that has passed.
+    growing = math.log(max(1.0, longest_s * protocol.RESULTS_WAIT / protocol.RESULTS_LEAST_WAIT_S))
+    often = math.ceil(1 / protocol.RESULTS_WAIT) + math.ceil(growing / math.log1p(protocol.RESULTS_WAIT))
+    return min(job.calls, often)
+
+
+def _checkpoint_addresses(job: Job, bucket: Bucket, attempt: Attempt) -> dict[str, object]:
+    slots, former = (
+        [keys.checkpoint(job.id, attempt.number, slot) for slot in range(CHECKPOINT_SLOTS)],
+        attempt.checkpoint,
+    )
     found = "" if former is None else bucket.address(keys.checkpoint(job.id, former.attempt, former.slot))
     return {"put": [bucket.address_to_put(slot) for slot in slots], "get": found}
-
-
-def _blobs(job: Job) -> list[str]:
-    return sorted({job.segments[number].sha256 for number in job.objects})
 
 
 def _folded(payload: bytes) -> str | None:
@@ -200,13 +243,10 @@ def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool) ->
         attempts: how many attempts it had.
         checkpoints: whether there are any, which nobody needs either.
     """
-    numbers = range(1, attempts + 1)
-    unused = [keys.payload(job_id), *(keys.addresses(job_id, attempt) for attempt in numbers)]
-    if checkpoints:
-        slots = itertools.product(numbers, range(CHECKPOINT_SLOTS))
-        unused += [keys.checkpoint(job_id, attempt, slot) for attempt, slot in slots]
-    for key in unused:
-        try:
+    try:
+        for key in bucket.keys(keys.of_job(job_id)):
             bucket.delete(key)
-        except StorageError as error:
-            _log.warning("an object of job %s stays in the bucket: %s", job_id, error)
+        for attempt, slot in itertools.product(range(1, attempts + 1), range(CHECKPOINT_SLOTS)) if checkpoints else ():
+            bucket.delete(keys.checkpoint(job_id, attempt, slot))
+    except StorageError as error:
+        _log.warning("what job %s has sent stays in the bucket: %s", job_id, error)

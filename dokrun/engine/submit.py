@@ -183,6 +183,22 @@ class Submitter:
         claim = self.bucket.read(keys.claim(identity.job_id, attempt))
         return None if claim is None else _holder_of(claim)
 
+    def begun(self, identity: Identity, attempt: int) -> int | None:
+        """Tell from which call's number on none has been begun, by whoever has the claim; None if that is not known."""
+        if self.bucket is None:
+            return None
+        told = []
+        for key in (keys.claim(identity.job_id, attempt), keys.begun(identity.job_id, attempt)):
+            try:
+                told.append(self.bucket.read(key))
+            except errors.StorageError as error:
+                _log.warning("cannot see which calls of job %s were begun: %s", identity.job_id, error)
+                return None
+        try:
+            return max(int(json.loads(text)["begun"]) for text in told if text is not None)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            return None
+
     def fence(self, identity: Identity, attempt: int) -> str | None:
         """Take an attempt's claim, so that nobody can start it any more.
 

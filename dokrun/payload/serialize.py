@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import io
+import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from types import FunctionType, ModuleType
@@ -13,8 +14,9 @@ from typing import Any
 import cloudpickle
 
 from dokrun.errors import NotSerializable
+from dokrun.given import File, Put, path_of, value_of
 from dokrun.payload.source import MAIN
-from dokrun.shim.envelope import Segment, dump_value
+from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 
 # A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
 _MAX_DEPTH = 8
@@ -29,6 +31,7 @@ class Serializer:
 
     def __init__(self) -> None:
         self.modules: set[str] = set()
+        self._given: dict[str, Segment] = {}
         if "__mp_main__" in sys.modules:
             # What `__main__` is called in a process that multiprocessing has spawned; nobody else can import it either.
             cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
@@ -42,7 +45,8 @@ class Serializer:
             NotSerializable: names the argument and the path inside it, as in `argument cfg.logger: cannot pickle …`.
         """
         try:
-            return dump_value((args, dict(kwargs)), self._dumps)
+            apart = tuple(map(_apart, args)), {name: _apart(value) for name, value in kwargs.items()}
+            return dump_value(apart, self._dumps)
         except Exception as error:
             bound = signature.bind(*args, **kwargs).arguments
             raise _not_serializable("argument", bound.items(), error) from error
@@ -60,18 +64,58 @@ class Serializer:
 
     def _dumps(self, value: Any, **options: Any) -> bytes:
         file = io.BytesIO()
-        _Pickler(file, self.modules, **options).dump(value)
+        _Pickler(file, self, **options).dump(value)
         return file.getvalue()
+
+    def value(self, value: Any) -> list[Segment]:
+        """Pickle a value on its own. Raises NotSerializable, which names the path inside it."""
+        try:
+            return dump_value(value, self._dumps)
+        except Exception as error:
+            raise _not_serializable("value", [(type(value).__name__, value)], error) from error
+
+    def take_given(self) -> list[Segment]:
+        """Tell what lies beside the pickles made since this was asked last: files, and values that were put."""
+        given, self._given = self._given, {}
+        return list(given.values())
+
+    def place(self, given: Put | File) -> tuple[Callable[..., Any], tuple[str, ...]]:
+        """Note what a call is given. Tells how the container finds it."""
+        if isinstance(given, Put):
+            self.modules.update(given.modules)
+            self._given |= {piece.sha256: Segment(*piece) for piece in (*given.pieces, *given.beside)}
+            return value_of, tuple(piece.sha256 for piece in given.pieces)
+        piece = given.piece()
+        if piece.sha256 not in self._given:
+            self._given[piece.sha256] = Segment(*piece, given.data())
+        return path_of, (piece.sha256, given.path.name)
+
+
+class _Apart:
+    """Bytes whose pickle refers to a buffer, as an array's does: they are not copied, and many calls can share them."""
+
+    def __init__(self, value: bytes) -> None:
+        self._value = value
+
+    def __reduce_ex__(self, _protocol: Any) -> Any:
+        return bytes, (pickle.PickleBuffer(self._value),)
+
+
+def _apart(argument: Any) -> Any:
+    return _Apart(argument) if type(argument) is bytes and len(argument) >= SMALLEST_BUFFER else argument
 
 
 class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle has no types
     """A cloudpickler that notes whose module each class, function and module is that it meets."""
 
-    def __init__(self, file: io.BytesIO, modules: set[str], **options: Any) -> None:
+    def __init__(self, file: io.BytesIO, serializer: Serializer, **options: Any) -> None:
         super().__init__(file, **options)
-        self._modules = modules
+        self._serializer = serializer
+        self._modules = serializer.modules
 
     def reducer_override(self, value: Any) -> Any:
+        if isinstance(value, (Put, File)):
+            return self._serializer.place(value)
         if isinstance(value, ModuleType):
             self._modules.add(value.__name__)
         elif isinstance(value, (type, FunctionType)) and isinstance(value.__module__, str):

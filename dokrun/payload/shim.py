@@ -31,18 +31,24 @@ _MAIN = "import sys\nfrom dokrun_shim.__main__ import main\nsys.exit(main(sys.ar
 # Standard library only, all of them: `import dokrun` and `@dok.remote(…)` must work where dokrun is not installed.
 _FOR_USERS = (
     "__init__.py",
+    "artifact.py",
     "cost.py",
     "errors.py",
     "function.py",
     "future.py",
+    "given.py",
     "image/__init__.py",
     "image/spec.py",
+    "map.py",
     "options.py",
     "retry.py",
     "secret.py",
     "shim/__init__.py",
-    "shim/protocol.py",
+    "trial.py",
 )
+
+# What the user's modules know as `dokrun.shim.protocol` is there already.
+_SAME_PROTOCOL = b"import sys\n\nimport dokrun_shim.protocol\n\nsys.modules[__name__] = dokrun_shim.protocol\n"
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = (
@@ -128,8 +134,11 @@ def build() -> Shim:
     files = {"__main__.py": _MAIN.encode()}
     files |= _python_files(Path(dokrun.shim.__file__).parent, "dokrun_shim")
     files |= _python_files(Path(cloudpickle.__file__).parent, "cloudpickle")
+    # A second name, for what older versions have pickled.
+    files.pop("cloudpickle/cloudpickle_fast.py", None)
     package = Path(dokrun.shim.__file__).parent.parent
     files |= {f"dokrun/{name}": (package / name).read_bytes() for name in _FOR_USERS}
+    files["dokrun/shim/protocol.py"] = _SAME_PROTOCOL
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         for name in sorted(files):
@@ -145,16 +154,19 @@ def _python_files(folder: Path, package: str) -> dict[str, bytes]:
     return {f"{package}/{path.relative_to(folder).as_posix()}": path.read_bytes() for path in folder.rglob("*.py")}
 
 
-def command(payload: str | None, addresses: Mapping[str, object], *, patience_s: float = PATIENCE_S) -> list[str]:
+def command(
+    payload: str | None, addresses: Mapping[str, object], *, calls: str = "", patience_s: float = PATIENCE_S
+) -> list[str]:
     """Tell the command that, behind `ENTRYPOINT`, runs the shim in any image that has Python.
 
     Args:
         payload: the payload in base 64, if it rides in the command.
         addresses: where the rest is to be had; the command carries the shim itself where they do not name it.
+        calls: which calls are to be run, where not all are.
         patience_s: how long one try to fetch the shim may take, in seconds.
     """
     ready = build()
     carried = protocol.FETCHED if "shim" in addresses else base64.b64encode(ready.data).decode()
     table = json.dumps(addresses, separators=(",", ":"))
     script = _BOOTSTRAP % {"baked": BAKED_PATH, "elsewhere": protocol.FETCHED, "patience": patience_s}
-    return [script, ready.sha256, carried, payload or protocol.FETCHED, table]
+    return [script, ready.sha256, carried, payload or protocol.FETCHED, table, *([calls] if calls else [])]

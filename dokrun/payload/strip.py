@@ -1,6 +1,6 @@
 """Take out of Python source what is for readers alone, with every line left where it is: tracebacks stay true.
 
-A docstring becomes an empty one, which may stand wherever it stood, and a line that is a comment becomes an empty line.
+A docstring becomes an empty one, which may stand wherever it stood, and of a line with a comment the code stays.
 The parser says where they are; the tokenizer, which differs from one Python to the next, is not asked.
 """
 
@@ -9,6 +9,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 
+# From a line and column to another.
+_Range = tuple[tuple[int, int], tuple[int, int]]
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -17,19 +19,30 @@ def strip(source: bytes) -> bytes:
     text = importlib.util.decode_source(source)
     lines = text.split("\n")
     docstrings: list[ast.Constant] = []
-    # Lines that begin within a string, where a `#` is no comment.
-    quoted: set[int] = set()
+    strings: list[_Range] = []
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Constant):
-            quoted.update(range(node.lineno, _last_line(node)))
+        if isinstance(node, (ast.Constant, ast.JoinedStr)):
+            strings.append(((node.lineno, node.col_offset), (_last_line(node), node.end_col_offset or 0)))
         elif isinstance(node, _DOCUMENTED) and (docstring := _docstring(node)):
             docstrings.append(docstring)
     for index, line in enumerate(lines):
-        if line.lstrip().startswith("#") and index not in quoted:
-            lines[index] = ""
+        if "#" in line:
+            lines[index] = _uncommented(line, index + 1, strings)
     for docstring in docstrings:
         _empty(lines, docstring)
     return "\n".join(lines).encode()
+
+
+def _uncommented(line: str, number: int, strings: list[_Range]) -> str:
+    """Tell a line without its comment, if it has one."""
+    # The parser counts columns in bytes of UTF-8.
+    data = line.encode()
+    at = data.find(b"#")
+    while at >= 0:
+        if not any(start <= (number, at) < end for start, end in strings):
+            return data[:at].rstrip().decode()
+        at = data.find(b"#", at + 1)
+    return line
 
 
 def _docstring(node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> ast.Constant | None:

@@ -15,7 +15,7 @@ def main(arguments: List[str]) -> int:
         return worker.main(*map(int, arguments[1:]))
     from . import supervisor
 
-    return supervisor.main(*arguments[:2])
+    return supervisor.main(*arguments[:3])
 
 
 if __name__ == "__main__":

@@ -10,16 +10,13 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import hashlib
 import os
 import shutil
-import sys
 import tarfile
 import threading
 import time
-import urllib.request
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import fetch, protocol
+from . import fetch, output, protocol
 
-TIMEOUT_S = 60.0
 # Saving takes at most this part of the time, however large the folder is.
 LEAST_REST = 10
 
@@ -35,13 +32,15 @@ class Checkpoints:
         aside: a folder for the archive.
         addresses: where it is put, by turns; empty where there is no next attempt to save it for.
         every_s: how often it is looked at, in seconds.
+        word: what the supervisor's lines in the log bear.
     """
 
-    def __init__(self, folder: str, aside: str, addresses: List[str], every_s: float) -> None:
+    def __init__(self, folder: str, aside: str, addresses: List[str], every_s: float, word: str) -> None:
         self._folder = folder
         self._archive = os.path.join(aside, "checkpoint.tar")
         self._addresses = addresses
         self._every_s = every_s
+        self._word = word
         self._lock = threading.Lock()
         self._ended = threading.Event()
         self._saved: State = []
@@ -78,13 +77,13 @@ class Checkpoints:
                 if state_of(self._folder) != now:
                     return
                 slot = self._count % len(self._addresses)
-                _put(self._addresses[slot], self._archive, size)
+                fetch.send_file(self._addresses[slot], self._archive, size, "application/x-tar")
             except (OSError, tarfile.TarError) as error:
-                print(f"[dokrun] a checkpoint could not be saved: {_shown(error)}", file=sys.stderr, flush=True)
+                output.say(f"[dokrun] a checkpoint could not be saved: {_shown(error)}")
                 return
             self._saved, self._count = now, self._count + 1
             self.last = {"slot": slot, "sha256": sha256, "size": size}
-            print(protocol.CHECKPOINT.format(slot, sha256, size), flush=True)
+            output.say(protocol.CHECKPOINT.format(self._word, slot, sha256, size))
 
 
 def state_of(folder: str) -> State:
@@ -134,17 +133,6 @@ def restore(address: str, sha256: str, size: int, folder: str, aside: str) -> No
                 shutil.copyfileobj(content, file, fetch.CHUNK)
             os.chmod(path, (member.mode & 0o777) | 0o600)
     os.unlink(archive)
-
-
-def _put(address: str, path: str, size: int) -> None:
-    def once() -> None:
-        with open(path, "rb") as file:
-            headers = {"Content-Length": str(size), "Content-Type": "application/x-tar"}
-            request = urllib.request.Request(address, data=file, method="PUT", headers=headers)
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S):
-                pass
-
-    fetch.repeated(address, once)
 
 
 def _shown(error: Exception) -> str:

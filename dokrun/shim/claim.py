@@ -34,14 +34,16 @@ class ClaimFailed(Exception):
     """Nobody can tell whether this attempt may start."""
 
 
-def take(put: str, get: str, task_id: str, timeout_s: float = TIMEOUT_S) -> None:
+def take(put: str, get: str, task_id: str, begun: int = 1, timeout_s: float = TIMEOUT_S) -> None:
     """Claim the attempt, at the two addresses that its claim can be written and read at.
+
+    `begun` is the number up to which calls may have been begun once it is taken.
 
     Raises:
         ClaimLost: another has it.
         ClaimFailed: the store refused it for another reason, or gave no answer.
     """
-    body = json.dumps({"task": task_id, "nonce": secrets.token_hex(16)}).encode()
+    body = json.dumps({"task": task_id, "begun": begun, "nonce": secrets.token_hex(16)}).encode()
     # An answer that is lost on its way makes the next try find our own claim.
     status = _ask(put, body, timeout_s)
     if status != TAKEN:

@@ -1,16 +1,22 @@
 """Bring bytes into the container: to a file, no more of them than announced, and only if their digest is right.
 
+What breaks goes on where it broke, and what takes long is fetched in several parts at once. And out of it, to where the
+client has said.
+
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import errno
+import functools
 import hashlib
 import http.client
+import io
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
-from typing import Callable, Iterator, TypeVar
+from typing import Callable, Iterator, List, TypeVar
 
 T = TypeVar("T")
 
@@ -24,6 +30,11 @@ PASSING = frozenset({408, 429, 500, 502, 503, 504})
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 # The service's line is rated 200 Mbps, best effort; a transfer slower than a fiftieth of that is tried again.
 SLOWEST_BYTES_PER_S = 500_000
+# A file that one request brings in about so many seconds needs no others.
+ALONE_S = 1.0
+PARTS = 4
+SMALLEST_PART = 8 << 20
+OTHERS = "the bytes do not match the digest in the task definition"
 
 
 class FetchError(OSError):
@@ -34,16 +45,30 @@ class DigestError(FetchError):
     """The bytes are not the ones that were announced."""
 
 
-def fetch(url: str, path: str, sha256: str, size: int, timeout_s: float = READ_TIMEOUT_S) -> None:
+def fetch(
+    url: str, path: str, sha256: str, size: int, *, timeout_s: float = READ_TIMEOUT_S, alone_s: float = ALONE_S
+) -> None:
     """Download `size` bytes to `path`, written aside and renamed once their SHA-256 is right.
 
     A refused connection, a cut body, one that is slower than `SLOWEST_BYTES_PER_S` after `timeout_s`, 408, 429 and 5xx
-    are tried again; any other answer, a full disk and a wrong digest are final.
+    are tried again, from where it broke; any other answer, a full disk and a wrong digest are final. What has not come
+    after `alone_s`, and would take as long again, is asked for in several parts at once.
 
     Raises:
         FetchError: its message never holds the URL's query, which is a signature.
     """
-    repeated(url, lambda: _fetch_once(url, path, sha256, size, timeout_s))
+    aside = f"{path}.{os.getpid()}.part"
+    with open(aside, "wb"):
+        pass
+    _Download(url, aside, size, timeout_s, alone_s).run()
+    digest = hashlib.sha256()
+    with open(aside, "rb") as file:
+        for chunk in iter(lambda: file.read(CHUNK), b""):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        os.unlink(aside)
+        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+    os.replace(aside, path)
 
 
 def repeated(url: str, once: Callable[[], T]) -> T:
@@ -71,6 +96,27 @@ def repeated(url: str, once: Callable[[], T]) -> T:
 def read(url: str, limit: int = LARGEST_TABLE, timeout_s: float = READ_TIMEOUT_S) -> bytes:
     """Read what nobody has announced the digest of, at most `limit` bytes. Raises FetchError."""
     return repeated(url, lambda: read_once(urllib.request.Request(url), limit, timeout_s))
+
+
+def send(url: str, data: bytes, kind: str) -> None:
+    """PUT some bytes of a content type. Raises FetchError."""
+    _send(url, lambda: io.BytesIO(data), len(data), kind)
+
+
+def send_file(url: str, path: str, size: int, kind: str) -> None:
+    """PUT a file of a content type. Raises FetchError."""
+    _send(url, functools.partial(io.FileIO, path), size, kind)
+
+
+def _send(url: str, opened: Callable[[], io.IOBase], size: int, kind: str) -> None:
+    def once() -> None:
+        with opened() as data:
+            headers = {"Content-Length": str(size), "Content-Type": kind}
+            request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
+            with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S):
+                pass
+
+    repeated(url, once)
 
 
 def read_once(request: urllib.request.Request, limit: int, timeout_s: float) -> bytes:
@@ -101,21 +147,93 @@ def _chunks(response: http.client.HTTPResponse, deadline: float) -> Iterator[byt
         yield chunk
 
 
-def _fetch_once(url: str, path: str, sha256: str, size: int, timeout_s: float) -> None:
-    aside = f"{path}.{os.getpid()}.part"
-    digest = hashlib.sha256()
-    received = 0
-    deadline = time.monotonic() + timeout_s + size / SLOWEST_BYTES_PER_S
-    with urllib.request.urlopen(url, timeout=timeout_s) as response, open(aside, "wb") as file:
-        for chunk in _chunks(response, deadline):
-            digest.update(chunk)
-            file.write(chunk)
-            received += len(chunk)
-            if received > size:
-                break
-    if received < size:
-        raise http.client.IncompleteRead(b"", size - received)
-    if received > size or digest.hexdigest() != sha256:
-        os.unlink(aside)
-        raise DigestError(f"{url.partition('?')[0]}: the bytes do not match the digest in the task definition")
-    os.replace(aside, path)
+class _Part:
+    """Some bytes of a file, which one request at a time fetches: those before `at` are there."""
+
+    def __init__(self, start: int, end: int) -> None:
+        self.at = start
+        self.end = end
+
+
+class _Download:
+    """Fetches a file. Where that takes long, it is cut into parts, which come at the same time.
+
+    Not from the start: many a store brings one answer as fast as the line is, and some read all of an object for each.
+    """
+
+    def __init__(self, url: str, path: str, size: int, timeout_s: float, alone_s: float) -> None:
+        self._url = url
+        self._path = path
+        self._size = size
+        self._timeout_s = timeout_s
+        self._alone_s = alone_s
+        self._started = time.monotonic()
+        self._shared = False
+        self._helpers: List[threading.Thread] = []
+        self._trouble: List[BaseException] = []
+
+    def run(self) -> None:
+        """Fetch all of it. Raises FetchError."""
+        try:
+            self._fetch(_Part(0, self._size))
+        except BaseException as error:
+            self._trouble.append(error)
+            raise
+        for helper in self._helpers:
+            helper.join()
+        if self._trouble:
+            raise self._trouble[0]
+
+    def _fetch(self, part: _Part) -> None:
+        repeated(self._url, lambda: self._go_on(part))
+
+    def _help(self, part: _Part) -> None:
+        try:
+            self._fetch(part)
+        except BaseException as error:  # noqa: BLE001 - it is raised in the thread that waits
+            self._trouble.append(error)
+
+    def _go_on(self, part: _Part) -> None:
+        """Fetch what is missing of a part."""
+        request, missing = urllib.request.Request(self._url), part.end - part.at
+        if missing < self._size:
+            request.add_header("Range", f"bytes={part.at}-{part.end - 1}")
+        deadline = time.monotonic() + self._timeout_s + missing / SLOWEST_BYTES_PER_S
+        with urllib.request.urlopen(request, timeout=self._timeout_s) as response, open(self._path, "r+b") as file:
+            self._check(response, part)
+            file.seek(part.at)
+            for chunk in _chunks(response, deadline):
+                part.at += file.write(chunk[: part.end - part.at])
+                if part.at == part.end or self._trouble:
+                    break
+                if not self._shared and response.headers.get("Accept-Ranges") == "bytes":
+                    self._share(part)
+        if part.at < part.end and not self._trouble:
+            raise http.client.IncompleteRead(b"", part.end - part.at)
+
+    def _check(self, response: http.client.HTTPResponse, part: _Part) -> None:
+        """See that an answer is what was asked for, before any of it is written."""
+        where = self._url.partition("?")[0]
+        if part.end - part.at < self._size and response.status != http.client.PARTIAL_CONTENT:
+            if self._shared:
+                raise FetchError(f"{where}: the store knows no ranges")
+            part.at = 0  # then it begins again
+        told, missing = getattr(response, "length", None), part.end - part.at
+        if told is not None and told < missing:
+            raise http.client.IncompleteRead(b"", missing)
+        if told is not None and told > missing:
+            raise DigestError(f"{where}: {OTHERS}")
+
+    def _share(self, part: _Part) -> None:
+        """Leave the other parts to other requests, if this one would take long."""
+        passed_s, missing = time.monotonic() - self._started, part.end - part.at
+        others = min(PARTS, missing // SMALLEST_PART) - 1
+        if others < 1 or passed_s < self._alone_s or passed_s * missing < self._alone_s * part.at:
+            return
+        self._shared = True
+        size, end = missing // (others + 1), part.end
+        part.end = end - others * size
+        for start in range(part.end, end, size):
+            helper = threading.Thread(target=self._help, args=(_Part(start, start + size),), daemon=True)
+            self._helpers.append(helper)
+            helper.start()

@@ -33,6 +33,14 @@ def lay_out(source: List[Dict[str, Any]], segments: List[envelope.Segment], fold
             _write(root, entry, _bytes(segments[entry["segment"]], folder))
 
 
+def lay_out_given(segments: List[envelope.Segment], folder: str) -> None:
+    """Write what calls are given, and came with the payload, to where the rest of it was fetched to."""
+    for segment in segments:
+        if segment.data is not None:
+            with open(os.path.join(folder, segment.sha256), "wb") as file:
+                file.write(segment.data)
+
+
 def _bytes(segment: envelope.Segment, folder: str) -> envelope.Buffer:
     if segment.data is not None:
         return segment.data

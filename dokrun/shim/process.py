@@ -63,13 +63,13 @@ class Worker:
         except BrokenPipeError:
             pass
 
-    def show_stacks(self) -> None:
+    def show_stacks(self, wait_s: float = STACKS_S) -> None:
         """Have the worker write to the log where each of its threads is, even one that never lets go of the GIL."""
         try:
             os.kill(self._process.pid, protocol.STACKS_SIGNAL)
         except ProcessLookupError:
             return
-        time.sleep(STACKS_S)
+        time.sleep(wait_s)
 
     def kill(self) -> None:
         """End the worker and all its children. Once is enough: afterwards its group's number may be another's."""

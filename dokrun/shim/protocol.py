@@ -2,34 +2,43 @@
 
 The way through the container:
 
-    command      bootstrap, shim's SHA-256, shim | "-", payload | "-", addresses
-                                                         in base 64 what is carried, "-" for what is fetched
+    command      bootstrap, shim's SHA-256, shim | "-", payload | "-", addresses [, calls]
+                                                         in base 64 what is carried, "-" for what is fetched; `calls` is
+                                                         there where not all are to be run: a bit for each, compressed
     environment  DOKRUN_PAYLOAD_SHA256, …_SIZE           the payload, an envelope, is verified before anything is read
                  DOKRUN_JOB_ID, DOKRUN_ATTEMPT           whose claim is to be taken
                  DOKRUN_RETRIES, DOKRUN_BACKOFF_S        how many more attempts there may be, after what pause
+                 DOKRUN_LIMIT_S                          for how many seconds somebody pays at most, if that was said
                  DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
-    addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"}}
+    addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"},
+                  "results": […], "begun"}
                  presigned; nothing that they lead to is believed without its digest. {"shim", "addresses"}, where the
                  table itself is too long and lies in the bucket
-    payload      header: {python, cloudpickle, job, workers, functions, calls, source, main, secrets, checkpoint_s}
+    payload      header: {python, cloudpickle, job, workers, functions, calls, source, main, given, secrets,
+                  checkpoint_s}; `given` are the numbers of segments that are found by digest, not parts of a value
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
-                 .dokrun/values/<call id>                 an envelope for each call that reported
-                 .dokrun/blobs/<sha256>                   segments too large to ride in an envelope's body
+                 .dokrun/reports/<name>                   envelopes, one for each call that reported
 
 In the header a *value* is a list of segment numbers, the pickle first and its buffers after it:
 
-    functions    [{"value": [0]}, {"module": "train", "name": "Trainer.fit"}, …]
-    calls        [{"id": …, "function": 0, "arguments": [1, 2], "timeout_s": 3600.0}, …]
+    functions    [{"value": [0], "given": [5]}, {"module": "train", "name": "Trainer.fit"}, …]
+    calls        [{"count": 1000, "function": 0, "records": 1, "offsets": 2, "timeout_s": 3600.0}, …]
+                 numbered one after another: a segment with all their records, and one that tells where each begins and
+                 where the last one ends, as eight bytes each, little-endian
     source       [{"path": "train.py", "segment": 3}, …]
     main         "script.py": where the client's `__main__` would lie among them
 
-A worker's report on one call is an envelope whose header has `kind`: "value", "exception" or "failure". The manifest
-names every report with its SHA-256, so that whoever trusts the manifest can trust the rest:
+A worker's report on one call is an envelope whose header has the call's number, how many seconds it took, and `kind`:
+"value", "exception" or "failure". The manifest names every file of reports with its SHA-256, so that whoever trusts the
+manifest can trust the rest, and what became of the calls that have no report:
 
-    {"format": 1, "job": …, "attempt": 1, "failure": null | {"reason", "message"},
+    {"format": 1, "job": …, "attempt": 1, "failure": null | {"reason", "ran", "message"},
      "checkpoint": null | {"slot", "sha256", "size"},
-     "calls": [{"id", "seconds", "report": {"path", "sha256", "size"} | null, "failure": {…} | null}, …]}
+     "spent": {"downloading": seconds, "running": …, "uploading": …, "calls": 1000, "lanes": 8,
+               "memory": bytes | null, "gpu_memory": bytes | null},
+     "reports": [{"path", "sha256", "size"}, …],
+     "calls": [{"calls": [17, 18], "failure": {…}}, …]}
 
 A failure is `{"reason", "ran", "message", …}`, with `signal` or `exit_code` or `traceback` where there is one.
 
@@ -37,14 +46,16 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import functools
+import hashlib
 import os
 import signal
-from typing import TYPE_CHECKING, NamedTuple, Optional
+from typing import TYPE_CHECKING, Any, Dict, NamedTuple, Optional
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = 1
+ID_DIGITS = 32
 
 PAYLOAD_SHA256 = "DOKRUN_PAYLOAD_SHA256"
 PAYLOAD_SIZE = "DOKRUN_PAYLOAD_SIZE"
@@ -57,8 +68,14 @@ ATTEMPT = "DOKRUN_ATTEMPT"
 # How many more attempts there may be after the first, and how long is waited for the second, for whoever attaches.
 RETRIES = "DOKRUN_RETRIES"
 BACKOFF = "DOKRUN_BACKOFF_S"
+# For how many seconds a container may run, from its start on; what is left of what a call may cost.
+LIMIT_S = "DOKRUN_LIMIT_S"
 CALL_ID = "DOKRUN_CALL_ID"
 CHECKPOINT_DIR = "DOKRUN_CHECKPOINT_DIR"
+# Where what calls are given lies, under its digests.
+GIVEN_DIR = "DOKRUN_GIVEN_DIR"
+# Behind its digest, the folder in which a file lies under its own name.
+NAMED = "-named"
 # Its name beside the payload.
 CHECKPOINT_FOLDER = "checkpoint"
 TASK_ID = "SAKURA_TASK_ID"
@@ -69,8 +86,7 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
 OWN_DIR = ".dokrun"
 MANIFEST = OWN_DIR + "/outcome.json"
-VALUES_DIR = OWN_DIR + "/values"
-BLOBS_DIR = OWN_DIR + "/blobs"
+REPORTS_DIR = OWN_DIR + "/reports"
 
 # A segment of this size or more is an object (or a file) of its own, named by its content.
 BLOB_SIZE = 1 << 20
@@ -88,10 +104,23 @@ CLAIM_FAILED = 78
 # The container was told to end before it started anything.
 STOPPED_EARLY = 79
 
-# What the supervisor says in the log when a function is about to start, for a client that finds no outcome.
-STARTED = "[dokrun] started {} in attempt {}"
+# What the supervisor says in the log before anything of the user's runs: a random word, which its lines bear from then
+# on. So nobody can have a function print such a line by giving it a text.
+WORD = "[dokrun] word {}"
+# What a worker says in the log before it begins calls: the first one's number, the last one's, and the attempt. For a
+# client that finds no outcome.
+STARTED = "[dokrun] started calls {} to {} in attempt {}"
+# In front of lines that a call has printed, where there are several calls and the line before was not its own.
+CALL = "[dokrun] call {}"
 # And when a checkpoint lies in the bucket: in which of its two places, its SHA-256, and its size in bytes.
-CHECKPOINT = "[dokrun] saved checkpoint {} {} {}"
+CHECKPOINT = "[dokrun] {} saved checkpoint {} {} {}"
+# And when a file of reports lies in the bucket ahead of the artifact: in which of its places, its SHA-256 and its size.
+RESULTS = "[dokrun] {} results {} {} {}"
+# When calls that were given out together have taken so long, those that were not begun go back.
+LONG_PORTION_S = 1.0
+# Results wait for being sent no longer than this, or than a part of the time that the calls have run.
+RESULTS_LEAST_WAIT_S = 0.2
+RESULTS_WAIT = 0.05
 # How the lines of the log begin that are the shim's own.
 OURS_IN_LOG = "[dokrun] "
 
@@ -115,6 +144,20 @@ EXITED = "exited"
 NOT_SERIALIZABLE = "not-serializable"
 NOT_WRITTEN = "not-written"
 STOPPED = "stopped"
+TOO_DEAR = "too-dear"
+NOT_BEGUN = "not-begun"
+WAS_STOPPED = "the container was stopped"
+WAS_TOO_DEAR = "the container was stopped before its {:g} s were over, which is as long as max_yen pays for"
+
+
+def failure(reason: str, ran: str, message: str, **details: Any) -> Dict[str, Any]:
+    """Make a failure."""
+    return {"reason": reason, "ran": ran, "message": message, **details}
+
+
+def call_id(job_id: str, number: int) -> str:
+    """Tell the id of a job's call, so that whoever knows the job knows its calls."""
+    return hashlib.sha256(f"{job_id}/{number}".encode()).hexdigest()[:ID_DIGITS]
 
 
 class CallInfo(NamedTuple):

@@ -3,13 +3,17 @@
 It is told what to do in JSON lines on one pipe and answers in JSON lines on another, so that the standard streams stay
 the user's:
 
-    ← {"folder": …, "out": …, "environment": {…}}
-                                   where the verified payload lies, where reports go, which GPU is this worker's
-    ← {"call": 0}                  run the payload's call number 0
-    → {"started": true}            the call is unpickled, and the function is called now; else this is left out
-    → {"report": "values/…", "value": true}
-                                   the report is written, of a value or not, or
-    → {"failure": {…}}             it could not be
+    ← {"folder": …, "cell": …, "output": …, "environment": {…}}
+                                   where the verified payload lies, where this worker tells where it is (see `cell`),
+                                   where what is printed goes (see `output`; left out for one call alone), which GPU is
+                                   its own
+    ← {"calls": [7, 12], "into": …}
+                                   run the payload's calls from number 7 to 11, and write their reports into a file
+    → {"end": 12, "good": true}    those before number 12 are done, and all of them have brought a value; or
+    → {"end": 9, "good": false, "failure": {…}}
+                                   the report of number 9 could not be written; the others after it have not been begun
+
+    either with "gpu_memory", where PyTorch tells how many bytes of its GPUs' it has held at most
 
 A closed pipe ends it between two calls; within one the end of a third pipe does, on which nothing is said. It may die
 at any moment of what the user's code does; the supervisor says of what. On `protocol.STACKS_SIGNAL`, and on a fatal
@@ -24,18 +28,20 @@ import io
 import json
 import mmap
 import os
-import pickle
 import sys
-import traceback
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+import time
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
-import cloudpickle
-
-from . import envelope, lifeline, protocol
+from . import envelope, lifeline, output, protocol
+from .cell import Cell
 from .envelope import Segment
+from .packs import Packs
+from .report import Report, describe, exception_report, exit_status, failure_report, text_of, value_report
 
 # How much of an exception's own message is told where the disk is full, in characters.
 LONGEST_MESSAGE = 300
+# What is smaller than this is sooner copied together than written piece by piece.
+JOINED_BYTES = 64 << 10
 
 
 def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
@@ -55,23 +61,14 @@ def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
         if start is None:
             return 0
         os.environ.update(start["environment"])
-
-        def answer(told: Dict[str, Any]) -> None:
-            answers.write(json.dumps(told) + "\n")
-            answers.flush()
-
-        def tell_start(call_id: str) -> None:
-            # To the log too: where the whole container is lost, nothing else says that the function was started.
-            told = protocol.STARTED.format(call_id, os.environ.get(protocol.ATTEMPT, "1"))
-            try:
-                os.write(1, told.encode() + b"\n")
-            except OSError:
-                pass
-            answer({"started": True})
-
-        calls = Calls(start["folder"], start["out"], tell_start)
+        if "output" in start:
+            output.enter(start["output"])
+        calls = Calls(start["folder"], Cell(start["cell"]), marked="output" in start)
         for line in commands:
-            answer(calls.run(json.loads(line)["call"]))
+            told = json.loads(line)
+            first, end = told["calls"]
+            answers.write(json.dumps({**calls.run(first, end, told["into"]), **_gpu_memory()}) + "\n")
+            answers.flush()
     return 0
 
 
@@ -93,60 +90,70 @@ def _put_image_first() -> None:
 class Calls:
     """The calls of one payload. A function is unpickled once, so that what its globals hold stays warm."""
 
-    def __init__(self, folder: str, out: str, tell_start: Callable[[str], None]) -> None:
-        self._tell_start = tell_start
-        self._out = out
+    def __init__(self, folder: str, cell: Cell, *, marked: bool = False) -> None:
+        self._cell = cell
+        self._marked = marked
         self._blobs = os.path.join(folder, "blobs")
         self._header, self._segments = envelope.unpack(map_file(os.path.join(folder, "payload")))
+        self._job = self._header["job"]
+        self._packs = Packs(self._header["calls"])
         self._functions: Dict[int, Callable[..., Any]] = {}
+        # The end of the calls that the log does not tell yet.
+        self._unannounced = 0
         # Here and nowhere else: the task's definition can be read by everybody in the project.
         os.environ.update(self._header.get("secrets", {}))
+        os.environ[protocol.GIVEN_DIR] = self._blobs
         os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
         self._source = os.path.join(folder, "source")
         sys.path.insert(0, self._source)
 
-    def run(self, number: int) -> Dict[str, Any]:
-        """Run one call and write its report. Returns the answer for the supervisor."""
-        call = self._header["calls"][number]
-        os.environ[protocol.CALL_ID] = call["id"]
-        header, segments = self._outcome(call)
-        try:
-            return {"report": self._write({"call": call["id"], **header}, segments), "value": header["kind"] == "value"}
-        except OSError as error:
-            told = header.get("failure")
-            if told is not None:  # what is to be told fits into the answer itself
-                return {"failure": told}
-            what = "the function ended, but its result"
-            if header["kind"] == "exception":
-                # The manifest has little room left, and the log has all of it.
-                print(header["traceback"], file=sys.stderr)
-                what = f"the function raised {header['message'][:LONGEST_MESSAGE]} (the log has its traceback), which"
-            message = f"{what} could not be written: {error.strerror}"
-            return {"failure": {"reason": protocol.NOT_WRITTEN, "ran": "yes", "message": message}}
+    def run(self, first: int, end: int, into: str) -> Dict[str, Any]:
+        """Run some calls and write their reports. Returns the answer for the supervisor."""
+        good, file, begun = True, Appending(into), time.monotonic()
+        self._unannounced = end
+        for number in range(first, end):
+            os.environ[protocol.CALL_ID] = protocol.call_id(self._job, number)
+            self._cell.begin(number)
+            if self._marked:
+                output.begin(number)
+            self._cell.wait()
+            started = time.monotonic()
+            header, segments = self._report(number)
+            header.update(call=number, seconds=round(time.monotonic() - started, 6))
+            good &= header["kind"] == "value"
+            self._cell.wait()
+            try:
+                file.write(envelope.pieces(header, segments))
+            except OSError as error:
+                return {"end": number, "good": False, "failure": _not_written(header, error)}
+            finally:
+                self._cell.end(number)
+            if time.monotonic() - begun > protocol.LONG_PORTION_S:
+                end = number + 1  # the others are for whoever is free
+                break
+        file.close()
+        return {"end": end, "good": good}
 
-    def _outcome(self, call: Dict[str, Any]) -> Tuple[Dict[str, Any], List[Segment]]:
+    def _report(self, number: int) -> Report:
         try:
-            function = self._function(call["function"])
-            args, kwargs = envelope.load_value(self._buffers(call["arguments"]))
+            pack, _ = self._packs.find(number)
+            function, record = self._function(pack["function"]), self._packs.record(number, self._segments)
+            args, kwargs = envelope.load_value([record.pickled, *self._buffers(record.buffers)])
         except BaseException as error:  # noqa: BLE001 - whatever the user's modules raise on import is told, not lost
             message = "the call could not be unpickled in the container: " + describe(error)
-            return failure(protocol.UNREADABLE_PAYLOAD, "no", message, traceback=text_of(error)), []
-        self._tell_start(call["id"])
+            return failure_report(protocol.UNREADABLE_PAYLOAD, "no", message, traceback=text_of(error))
+        if self._unannounced:
+            _announce(number, self._unannounced)
+            self._unannounced = 0
+        self._cell.run(number)
         try:
             result = function(*args, **kwargs)
         except SystemExit as error:
             message = f"the function called sys.exit({error.code!r})"
-            return failure(protocol.EXITED, "yes", message, exit_code=exit_status(error)), []
+            return failure_report(protocol.EXITED, "yes", message, exit_code=exit_status(error))
         except BaseException as error:  # noqa: BLE001 - the user's exception is the outcome
-            return exception_outcome(error)
-        try:
-            segments = envelope.dump_value(result, dumps)
-        except BaseException as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
-            message = (
-                f"the function returned {qualified_name(type(result))}, which cannot be pickled: {describe(error)}"
-            )
-            return failure(protocol.NOT_SERIALIZABLE, "yes", message, traceback=text_of(error)), []
-        return {"kind": "value", "value": list(range(len(segments)))}, segments
+            return exception_report(error)
+        return value_report(result)
 
     def _function(self, number: int) -> Callable[..., Any]:
         if number not in self._functions:
@@ -176,45 +183,38 @@ class Calls:
             return segment.data
         return map_file(os.path.join(self._blobs, segment.sha256))
 
-    def _write(self, header: Dict[str, Any], segments: Sequence[Segment]) -> str:
-        placed = [self._place(segment) for segment in segments]
-        name = f"values/{header['call']}"
-        write_aside(os.path.join(self._out, name), envelope.pack(header, placed))
-        return name
 
-    def _place(self, segment: Segment) -> Segment:
-        if segment.size < protocol.BLOB_SIZE or segment.data is None:
-            return segment
-        path = os.path.join(self._out, "blobs", segment.sha256)
-        if not os.path.exists(path):
-            write_aside(path, segment.data)
-        return segment._replace(data=None)
+def _announce(first: int, end: int) -> None:
+    """Write it to the log too: where the whole container is lost, nothing else says that these were begun."""
+    told = protocol.STARTED.format(first, end - 1, os.environ.get(protocol.ATTEMPT, "1"))
+    try:
+        os.write(1, told.encode() + b"\n")
+    except OSError:
+        pass
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """A cloudpickler that brings PyTorch's tensors home from the GPU: the client may have none."""
-
-    def __init__(self, file: io.BytesIO, **options: Any) -> None:
-        super().__init__(file, **options)
-        torch = sys.modules.get("torch")
-        # What every tensor is a view of, a parameter's and a model's too.
-        self._storage = torch.storage.TypedStorage if torch is not None else None
-
-    def reducer_override(self, value: Any) -> Any:
-        if self._storage is not None and isinstance(value, self._storage):
-            # Asked for in public ways, a typed storage warns of its own removal.
-            bytes_of_it = value._untyped_storage  # noqa: SLF001
-            if bytes_of_it.device.type != "cpu":
-                at_home = self._storage(wrap_storage=bytes_of_it.cpu(), dtype=value.dtype, _internal=True)
-                return at_home.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
-        return super().reducer_override(value)
+def _gpu_memory() -> Dict[str, int]:
+    """Tell the most memory of its GPUs that PyTorch has held, in bytes, if the functions have used any."""
+    torch = sys.modules.get("torch")
+    try:
+        if torch is None or not torch.cuda.is_initialized():
+            return {}
+        return {"gpu_memory": sum(map(torch.cuda.max_memory_reserved, range(torch.cuda.device_count())))}
+    except Exception:  # noqa: BLE001 - it is for the receipt; whatever calls itself torch may not have it
+        return {}
 
 
-def dumps(value: Any, **options: Any) -> bytes:
-    """Pickle what goes back to the client."""
-    file = io.BytesIO()
-    _Pickler(file, **options).dump(value)
-    return file.getvalue()
+def _not_written(header: Dict[str, Any], error: OSError) -> Dict[str, Any]:
+    """Tell of a report that could not be written, as far as it is worth telling in the answer itself."""
+    if header["kind"] == "failure":
+        return dict(header["failure"])
+    what = "the function ended, but its result"
+    if header["kind"] == "exception":
+        # The manifest has little room left, and the log has all of it.
+        print(header["traceback"], file=sys.stderr)
+        what = f"the function raised {header['message'][:LONGEST_MESSAGE]} (the log has its traceback), which"
+    message = f"{what} could not be written: {error.strerror}"
+    return {"reason": protocol.NOT_WRITTEN, "ran": "yes", "message": message}
 
 
 def map_file(path: str) -> memoryview:
@@ -225,76 +225,37 @@ def map_file(path: str) -> memoryview:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
 
-def write_aside(path: str, data: envelope.Buffer) -> None:
-    """Write a file under another name and rename it, so that it is whole wherever it is seen."""
-    # The function may have emptied its artifact folder, and ours in it.
-    os.makedirs(os.path.dirname(path), exist_ok=True)
-    aside = f"{path}.{os.getpid()}.part"
-    try:
-        with open(aside, "wb") as file:
-            file.write(data)
-        os.replace(aside, path)
-    except OSError:
-        if os.path.exists(aside):
-            os.unlink(aside)
-        raise
+class Appending:
+    """Writes to the end of a file: each time all, or nothing."""
 
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._file: Optional[io.FileIO] = None
 
-def failure(reason: str, ran: str, message: str, **details: Any) -> Dict[str, Any]:
-    """Make the header of a report that says why there is no value."""
-    return {"kind": "failure", "failure": {"reason": reason, "ran": ran, "message": message, **details}}
-
-
-def exception_outcome(error: BaseException) -> Tuple[Dict[str, Any], List[Segment]]:
-    """Report what the function raised: as text always, and as a pickle where one was seen to work."""
-    segments: List[Segment] = []
-    # A StopIteration cannot be raised out of an `await`, and the others are meant for the container's own process.
-    if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
+    def write(self, pieces: List[envelope.Buffer]) -> None:
+        """Write some pieces. Raises OSError."""
+        file = self._opened()
+        before = file.tell()
+        if sum(map(len, pieces)) < JOINED_BYTES:
+            pieces = [b"".join(pieces)]
         try:
-            candidate = envelope.dump_value(error, dumps)
-            if type(envelope.load_value([s.data for s in candidate if s.data is not None])) is type(error):
-                segments = candidate
-        except BaseException:  # noqa: BLE001 - pickling runs the user's code; the text is enough
-            segments = []
-    header = {
-        "kind": "exception",
-        "exception": list(range(len(segments))),
-        "type": qualified_name(type(error)),
-        "message": describe(error),
-        "traceback": text_of(error),
-    }
-    return header, segments
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    view = view[file.write(view) :]
+        except OSError:
+            file.truncate(before)
+            raise
 
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
 
-def exit_status(error: SystemExit) -> int:
-    """Tell the exit status that the interpreter would have made of it."""
-    if error.code is None:
-        return 0
-    return error.code if isinstance(error.code, int) else 1
-
-
-def qualified_name(kind: type) -> str:
-    """Tell a type's name as its user would write it."""
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-
-
-def describe(error: BaseException) -> str:
-    """Tell an exception in one line, even when its own `__str__` raises."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
-        text = "(its message cannot be shown)"
-    return f"{qualified_name(type(error))}: {text}" if text else qualified_name(type(error))
-
-
-def text_of(error: BaseException) -> str:
-    """Tell the traceback without the shim's own frames, which are first."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
-        trace = trace.tb_next
-    try:
-        return "".join(traceback.format_exception(type(error), error, trace))
-    except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
-        return "".join(traceback.format_tb(trace)) + describe(error)
+    def _opened(self) -> io.FileIO:
+        # The function may have emptied its artifact folder, and ours in it.
+        if self._file is None or not os.fstat(self._file.fileno()).st_nlink:
+            self.close()
+            os.makedirs(os.path.dirname(self._path), exist_ok=True)
+            self._file = io.FileIO(self._path, "a")
+        return self._file

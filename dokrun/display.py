@@ -1,0 +1,213 @@
+"""Shows whoever waits how far it is: one line in a terminal that goes when the wait is over, else lines.
+
+Nothing of it is there but during the wait, and the thread that waits draws it: what the user prints between two
+results, a question, a debugger, a traceback, all have the terminal to themselves.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from dokrun.progress import Far, Pace
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from dokrun.screen import Screen
+
+# A wait that is shorter shows nothing.
+FIRST_S = 1.0
+_SCREEN_S = 0.25
+_LINES_S = 1.0
+# Of how many calls' outcomes a line tells, as a part of all; or whatever there is, after so many seconds.
+_STEP = 0.1
+_STEP_S = 30.0
+
+# A terminal has room for one.
+_terminal = threading.Lock()
+
+
+class Display:
+    """Shows how far one thing is, in all waits for it together.
+
+    Args:
+        name: what it is.
+        look: tells how far it is.
+        wanted: whether anything shall be shown. `DOKRUN_PROGRESS=0` says no for all.
+        lines_from_s: how long the waits must have taken before lines are written, where there is no terminal.
+        now: tells seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        look: Callable[[], Far],
+        *,
+        wanted: bool = True,
+        lines_from_s: float = FIRST_S,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._look = look
+        # A notebook has cells in place of a terminal.
+        self._wanted = wanted and _is_wanted() and "ipykernel" not in sys.modules
+        self._lines_from_s = lines_from_s
+        self._now = now
+        self._began = now()
+        self._waited_since: float | None = None
+        self._pace = Pace()
+        self._written = ""
+        self._written_at = 0.0
+        self._written_told = 0
+
+    def wait(self) -> Wait:
+        """Begin a wait; leaving its block clears what it shows."""
+        if self._waited_since is None:
+            self._waited_since = self._now()
+        return Wait(self, self._now)
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is to be shown."""
+        return self._wanted
+
+    @property
+    def first_at(self) -> float:
+        """When something may be shown first."""
+        since = self._began if self._waited_since is None else self._waited_since
+        return since + FIRST_S
+
+    def give_up(self) -> None:
+        """Show nothing more: it cannot be shown, which is no reason for anything to fail."""
+        self._wanted = False
+
+    def draw(self, screen: Screen) -> None:
+        """Show it in a terminal."""
+        far = self._seen()
+        screen.draw(self._name, far, self._pace, self._now() - self._began)
+
+    def write(self) -> None:
+        """Write a line if there is something to say."""
+        far = self._seen()
+        now = self._now()
+        if now < self.first_at - FIRST_S + self._lines_from_s:
+            return
+        changed = far.told - self._written_told
+        step = max(1, int((far.total or 0) * _STEP)) if far.total is not None else sys.maxsize
+        if far.state == self._written and not (changed >= step or (changed and now - self._written_at >= _STEP_S)):
+            return
+        counts = [far.count, far.failures, self._pace.left(far)] if far.told else []
+        self._say(", ".join(filter(None, [far.state, *counts, far.cost])))
+        self._written, self._written_at, self._written_told = far.state, now, far.told
+
+    def end(self) -> None:
+        """Write how it has ended, once, where lines were written."""
+        if self._wanted and self._written:
+            self._written = ""
+            try:
+                if not others_draw():
+                    self._say(self._look().end(self._now() - self._began))
+            except Exception:  # noqa: BLE001 - what cannot be told is no reason to fail
+                self.give_up()
+
+    def _seen(self) -> Far:
+        far = self._look()
+        self._pace.note(self._now(), far.told)
+        return far
+
+    def _say(self, text: str) -> None:
+        print(f"dokrun: {self._name}: {text}", file=sys.stderr, flush=True)
+
+
+class Wait:
+    """One wait, by one thread, which calls `look` whenever `pause_s` seconds have gone by."""
+
+    def __init__(self, display: Display, now: Callable[[], float]) -> None:
+        self._display = display
+        self._now = now
+        self._due = display.first_at
+        self._screen: Screen | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._clear()
+
+    @property
+    def pause_s(self) -> float | None:
+        """How long to wait before the next `look`; None is for ever."""
+        return max(0.0, self._due - self._now()) if self._display.wanted else None
+
+    def look(self) -> None:
+        """Show how far it is, if it is time for that."""
+        if not self._display.wanted or self._now() < self._due:
+            return
+        try:
+            self._due = self._now() + self._show()
+        except Exception:  # noqa: BLE001 - likewise: the terminal may be gone
+            self._display.give_up()
+            self._clear()
+
+    def _show(self) -> float:
+        """Show it where it can be shown. Tells after how many seconds to do so again."""
+        if others_draw(besides=self._screen):
+            self._clear()
+            return _LINES_S
+        if self._screen is None and not is_terminal():
+            self._display.write()
+            return _LINES_S
+        if self._screen is None and _terminal.acquire(blocking=False):
+            try:
+                from dokrun.screen import Screen
+
+                self._screen = Screen()
+            finally:
+                if self._screen is None:
+                    _terminal.release()
+        if self._screen is not None:
+            self._display.draw(self._screen)
+        return _SCREEN_S
+
+    def _clear(self) -> None:
+        screen, self._screen = self._screen, None
+        if screen is None:
+            return
+        try:
+            screen.clear()
+        except (OSError, ValueError):
+            self._display.give_up()
+        finally:
+            _terminal.release()
+
+
+def is_terminal() -> bool:
+    """Tell whether standard error is this process's own, and a terminal that can be drawn on."""
+    stream = sys.stderr
+    own = stream is sys.__stderr__ and stream is not None and stream.isatty()
+    return own and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
+def others_draw(besides: object = None) -> bool:
+    """Tell whether a progress bar of the user's own is on the screen, of tqdm or of rich."""
+    tqdm = getattr(sys.modules.get("tqdm.std"), "tqdm", None)
+    bars = list(getattr(tqdm, "_instances", ()))
+    if any(not getattr(bar, "disable", False) for bar in bars):
+        return True
+    # The console that rich's own displays use, if there is one; ours has its own.
+    console = getattr(sys.modules.get("rich"), "_console", None)
+    if getattr(console, "_live_stack", None) or getattr(console, "_live", None):
+        return True
+    return besides is None and hasattr(sys.stderr, "rich_proxied_file")
+
+
+def _is_wanted() -> bool:
+    return sys.stderr is not None and os.environ.get("DOKRUN_PROGRESS", "1").lower() not in ("0", "no", "off", "false")

@@ -1,0 +1,86 @@
+"""One line, once in a process, for whoever sends many calls one by one where each task is billed for a minute."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Mapping
+
+from dokrun.cost import Price
+from dokrun.engine.run import Run
+from dokrun.errors import ApiError
+
+_log = logging.getLogger("dokrun.engine")
+
+# So many unfinished calls of one function are a sweep.
+MANY = 5
+# More may be on their way: the line is to tell of all.
+_PAUSE_S = 1.0
+# It was told to this process, or is about to be.
+_told = threading.Lock()
+
+
+class Hint:
+    """Counts calls that are a task each.
+
+    Args:
+        prices: tells what a second costs on each plan.
+        sleep: waits so many seconds.
+        wanted: whether anybody pays for tasks. `DOKRUN_HINTS=0` says that nobody wants to hear of it.
+    """
+
+    def __init__(
+        self, prices: Callable[[], Mapping[str, Price]], sleep: Callable[[float], object], *, wanted: bool
+    ) -> None:
+        self._prices = prices
+        self._sleep = sleep
+        self._wanted = wanted and os.environ.get("DOKRUN_HINTS", "1").lower() not in ("0", "no", "off", "false")
+        self._lock = threading.Lock()
+        # Plans of which nothing is to be told, as far as is known.
+        self._cheap: set[str] = set()
+        self._runs: dict[tuple[str, str], weakref.WeakSet[Run]] = {}
+
+    def called(self, run: Run, plan: str) -> None:
+        """Take down a call, and have it told if there are many."""
+        if not self._wanted or plan in self._cheap or _told.locked():
+            return
+        with self._lock:
+            runs = self._runs.setdefault((run.name, plan), weakref.WeakSet())
+            runs.add(run)
+        if self._unfinished(runs) >= MANY and _told.acquire(blocking=False):
+            threading.Thread(target=self._tell, args=(run.name, plan, runs), name="dokrun-hint", daemon=True).start()
+
+    def _unfinished(self, runs: weakref.WeakSet[Run]) -> int:
+        with self._lock:
+            for run in list(runs):
+                if run.calls.over:
+                    runs.discard(run)
+            return len(runs)
+
+    def _tell(self, name: str, plan: str, runs: weakref.WeakSet[Run]) -> None:
+        """Tell it; if there is nothing to tell after all, another time may come."""
+        try:
+            self._sleep(_PAUSE_S)
+            price, calls = self._prices().get(plan), self._unfinished(runs)
+        except ApiError as error:
+            _log.debug("cannot see what many calls of %s cost: %s", name, error)
+            price, calls = None, 0
+        line = hint(name, calls, price) if price is not None and calls >= MANY else None
+        if line is None:
+            self._cheap |= set() if price is None or price.minimum_seconds > 1 else {plan}
+            _told.release()
+        elif sys.stderr is not None:
+            print(f"dokrun: {line}", file=sys.stderr)
+
+
+def hint(name: str, calls: int, price: Price) -> str | None:
+    """Tell what one task would save in place of so many; None where each is billed by the second anyway."""
+    if price.minimum_seconds <= 1:
+        return None
+    return (
+        f"{calls} calls of {name} wait as a task each, which is billed {price.minimum_seconds} s at least: "
+        f"¥{price.yen(0) * calls:,.2f} or more; {name}.map(…) makes one task of them, from ¥{price.yen(0):,.2f}"
+    )

@@ -1,0 +1,247 @@
+"""The results of many calls, as they come: what `f.map(…)` returns.
+
+In the container this file is there too, for modules that speak of maps; what shows how far one is, is not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import functools
+import sys
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+
+from dokrun.errors import OptionError, suggest
+
+if TYPE_CHECKING:
+    from dokrun.future import Future
+    from dokrun.outcomes import Bell, Outcomes, Result
+    from dokrun.progress import Far
+
+T = TypeVar("T")
+
+
+class GivenPacking(TypedDict, total=False):
+    """How a map's calls are packed, as the user writes it."""
+
+    tasks: int
+    workers: int | None
+    order: bool
+    return_exceptions: bool
+    progress: bool
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How calls share tasks, and how their results are handed out; see `RemoteFunction.map`."""
+
+    tasks: int = 1
+    workers: int | None = None
+    order: bool = True
+    return_exceptions: bool = False
+    progress: bool = True
+
+    @classmethod
+    def checked(cls, given: Mapping[str, Any]) -> Packing:
+        """Read what the user has written. Raises OptionError."""
+        for name, value in given.items():
+            if name in ("order", "return_exceptions", "progress"):
+                if not isinstance(value, bool):
+                    raise OptionError(f"{name}={value!r} must be True or False")
+            elif name not in ("tasks", "workers"):
+                raise OptionError(f"map has no option {name!r}{suggest(name, GivenPacking.__annotations__)}")
+            elif not (value is None and name == "workers") and (type(value) is not int or value < 1):
+                raise OptionError(f"{name}={value!r} must be a whole number, 1 or more")
+        return cls(**given)
+
+
+# How many tasks are made before their turn: the service lets one run, and the next stands in line behind it.
+AHEAD = 2
+
+
+class Map(Generic[T]):
+    """The results of many calls, which come while the calls still run; each is handed out once.
+
+        for result in train.map(configs): ...
+        async for result in train.map(configs): ...
+        results = await train.map(configs)
+
+    The calls are packed into one task, or few. What a call raised is raised in its turn, after which the next results
+    may still be asked for; the other calls go on. What takes long shows how far it is on standard error, in the thread
+    that waits; `len(m)` tells how many results there are in all, where the number of items is known.
+
+    Attributes:
+        name: the function's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        begin: Callable[[], Outcomes | None],
+        bell: Bell,
+        packing: Packing,
+        size: int | None = None,
+    ) -> None:
+        self.name = name
+        self._begin = begin
+        self._bell = bell
+        self._packing = packing
+        # Those that may still bring results, and how many of the first one's were handed out or are about to be.
+        self._jobs: deque[Outcomes] = deque()
+        self._taken = 0
+        self._ready: deque[Result] = deque()
+        self._exhausted = False
+        self._size = size
+        from dokrun.display import Display
+        from dokrun.progress import Far
+
+        # What has become of the jobs whose results were all handed out.
+        self._before = Far("preparing", 0, billed=True)
+        self._display = Display(f"{name}.map", self._far, wanted=packing.progress)
+        try:
+            self._advance()
+        except BaseException:
+            # Whoever makes it gets no map, and so nothing that would stop what has begun.
+            self.cancel()
+            raise
+
+    def __iter__(self) -> Iterator[T]:
+        return self
+
+    def __len__(self) -> int:
+        """Tell how many results there are in all, those that were handed out among them.
+
+        Raises:
+            TypeError: nobody knows, as of a generator's items.
+        """
+        if self._size is None:
+            raise TypeError(f"{self.name}.map does not know how many items there are")
+        return self._size
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __next__(self) -> T:
+        """Wait for the next result, and return it or raise what its call raised."""
+        try:
+            while not self._ready:
+                self._wait()
+                if not self._fill():
+                    self._display.end()
+                    raise StopIteration
+        except KeyboardInterrupt:
+            costs = next((f" and may {job.progress.costs}" for job in self._jobs if job.progress.costs), "")
+            print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
+            raise
+        return self._given(self._ready.popleft())
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        """Do as `next` does, without blocking the event loop."""
+        while not self._ready:
+            with self._bell.changed:
+                sleeper = None if self._may_go_on() else self._bell.sleeper()
+            if sleeper is not None:
+                with self._display.wait() as wait:
+                    while not (await asyncio.wait([sleeper], timeout=wait.pause_s))[0]:
+                        wait.look()
+            if not await asyncio.to_thread(self._fill):
+                self._display.end()
+                raise StopAsyncIteration
+        return self._given(self._ready.popleft())
+
+    def __await__(self) -> Generator[Any, None, list[T]]:
+        """Wait for all results that were not handed out, without blocking the event loop; a list of them."""
+        return self._all().__await__()
+
+    @property
+    def futures(self) -> list[Future[T]]:
+        """A future for each call whose results come yet; items that were not looked at until now are, all of them."""
+        while self._begin_another():
+            pass
+        return [job.future(number) for job in self._jobs for number in range(len(job))]
+
+    def cancel(self) -> bool:
+        """Cancel the calls that have no result yet; their task is told to end. Tells whether there were any."""
+        self._exhausted = True
+        stopped = [job.cancel() for job in self._jobs]
+        for job in self._jobs:
+            if job.progress.cancel is not None:
+                job.progress.cancel()
+        return any(stopped)
+
+    def __repr__(self) -> str:
+        """Tell the function's name and how far its tasks are."""
+        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs)}>"
+
+    async def _all(self) -> list[T]:
+        return [result async for result in self]
+
+    def _wait(self) -> None:
+        with self._display.wait() as wait:
+            while True:
+                with self._bell.changed:
+                    if self._bell.changed.wait_for(self._may_go_on, wait.pause_s):
+                        return
+                wait.look()
+
+    def _far(self) -> Far:
+        from dokrun.progress import together
+
+        far = functools.reduce(together, [job.far for job in self._jobs], self._before)
+        known = far.total if self._exhausted else None
+        return dataclasses.replace(far, total=known if self._size is None else self._size)
+
+    def _may_go_on(self) -> bool:
+        """Tell whether there is something to hand out, or to begin; the lock is held."""
+        if not self._jobs:
+            return True
+        job = self._jobs[0]
+        return self._taken == len(job) or bool(job.ready(self._taken, ordered=self._packing.order))
+
+    def _fill(self) -> bool:
+        """Take what has come. Tells whether there was anything, or may be."""
+        from dokrun.progress import together
+
+        while self._jobs and self._taken == len(self._jobs[0]):
+            job = self._jobs.popleft()
+            self._before = together(self._before, job.far)
+            self._taken = 0
+        self._advance()
+        if not self._jobs:
+            return False
+        ready = self._jobs[0].ready(self._taken, ordered=self._packing.order)
+        self._taken += len(ready)
+        self._ready.extend(ready)
+        return True
+
+    def _advance(self) -> None:
+        while sum(not job.over for job in self._jobs) < max(AHEAD, self._packing.tasks) and self._begin_another():
+            pass
+
+    def _begin_another(self) -> bool:
+        """Have the next items sent. Tells whether there were any.
+
+        Where that fails, no more are looked at: those before the one that cannot be sent would be missing.
+        """
+        if self._exhausted:
+            return False
+        self._exhausted = True
+        job = self._begin()
+        if job is None:
+            return False
+        self._exhausted = False
+        self._jobs.append(job)
+        return True
+
+    def _given(self, told: Result) -> T:
+        if told.error is None:
+            return cast("T", told.value)
+        if self._packing.return_exceptions:
+            return cast("T", told.error)
+        raise told.error

@@ -1,0 +1,182 @@
+"""What the calls of one job have come to: a place for each, and a future for those that somebody asks for one."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import threading
+from collections.abc import Iterable
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from dokrun.future import Future
+from dokrun.jobstate import Progress
+from dokrun.progress import Far
+from dokrun.shim import protocol
+
+
+class Result(NamedTuple):
+    """What a call has come to: a value, or the error that its future raises."""
+
+    value: Any = None
+    error: BaseException | None = None
+
+
+class Bell:
+    """Wakes whoever waits for a call of some jobs, in a thread or in an event loop."""
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition()
+        self._sleepers: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def ring(self) -> None:
+        """Wake them. The condition's lock is held."""
+        self.changed.notify_all()
+        sleepers, self._sleepers = self._sleepers, []
+        for loop, sleeper in sleepers:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_wake, sleeper)
+
+    def sleeper(self) -> asyncio.Future[None]:
+        """Make what is done at the next ring. The condition's lock is held."""
+        loop = asyncio.get_running_loop()
+        sleeper = loop.create_future()
+        self._sleepers.append((loop, sleeper))
+        return sleeper
+
+
+def _wake(sleeper: asyncio.Future[None]) -> None:
+    if not sleeper.done():
+        sleeper.set_result(None)
+
+
+class Outcomes:
+    """The outcomes of a job's calls, by their numbers; each comes once. For any thread.
+
+    Args:
+        job_id: the job.
+        count: how many calls it has.
+        name: the function's.
+        progress: how far the job is.
+        bell: rung at each change.
+    """
+
+    def __init__(self, job_id: str, count: int, name: str, progress: Progress, bell: Bell | None = None) -> None:
+        self.job_id = job_id
+        self.name = name
+        self.progress = progress
+        self._told: list[Result | None] = [None] * count
+        # The numbers of those that have been told, in that order.
+        self._order: list[int] = []
+        self._failed = 0
+        self._left_out = 0
+        self._futures: dict[int, Future[Any]] = {}
+        # Whether some were cancelled before they had come to anything.
+        self._cancelled = False
+        self._bell = bell or Bell()
+        self._changed = self._bell.changed
+
+    def __len__(self) -> int:
+        return len(self._told)
+
+    def call_id(self, number: int) -> str:
+        """Tell the id of a call."""
+        return protocol.call_id(self.job_id, number)
+
+    def future(self, number: int) -> Future[Any]:
+        """Make the future of a call, once."""
+        with self._changed:
+            future = self._futures.get(number)
+            if future is not None:
+                return future
+            future = self._futures[number] = Future(self.call_id(number), self.name, self.progress, number)
+            told = self._told[number]
+        if told is not None:
+            _settle(future, told)
+        else:
+            future.add_done_callback(lambda done: self._cancelled_alone(number) if done.cancelled() else None)
+        return future
+
+    def ready(self, after: int, *, ordered: bool) -> list[Result]:
+        """Tell what has come, behind the first `after` ones: in the calls' order up to the first gap, or as it came."""
+        with self._changed:
+            if not ordered:
+                return [told for number in self._order[after:] if (told := self._told[number]) is not None]
+            coming = itertools.islice(self._told, after, None)
+            return list(itertools.takewhile(lambda told: told is not None, coming))  # type: ignore[arg-type]
+
+    @property
+    def far(self) -> Far:
+        """How far the job is."""
+        far = self.progress.far
+        with self._changed:
+            done = len(self._order) - self._failed - self._left_out
+            return replace(far, total=len(self._told), done=done, failed=self._failed, cancelled=self._left_out)
+
+    @property
+    def over(self) -> bool:
+        """Whether every call has come to something."""
+        with self._changed:
+            return len(self._order) == len(self._told)
+
+    @property
+    def left(self) -> list[int]:
+        """The numbers of the calls that have no outcome yet, and that somebody still waits for."""
+        with self._changed:
+            return [number for number, told in enumerate(self._told) if told is None]
+
+    def cancelled(self) -> bool:
+        """Tell whether nobody waits for any of them, though not all have come to an outcome of their own."""
+        with self._changed:
+            return self._cancelled and len(self._order) == len(self._told)
+
+    def cancel(self) -> bool:
+        """Cancel what has no outcome yet. Tells whether there was anything."""
+        with self._changed:
+            left = [number for number, told in enumerate(self._told) if told is None]
+            self._cancelled |= bool(left)
+            for number in left:
+                self._told[number] = Result(error=CancelledError())
+            self._order += left
+            self._left_out += len(left)
+            futures = [self._futures[number] for number in left if number in self._futures]
+            self._bell.ring()
+        for future in futures:
+            future.cancel()
+        return bool(left)
+
+    def _cancelled_alone(self, number: int) -> None:
+        """Take down that the future of a call was cancelled: the others go on."""
+        with self._changed:
+            if self._told[number] is None:
+                self._cancelled = True
+                self._told[number] = Result(error=CancelledError())
+                self._order.append(number)
+                self._left_out += 1
+                self._bell.ring()
+
+    def settle(self, outcomes: Iterable[tuple[int, Result]]) -> None:
+        """Give some calls their outcomes, unless they have one."""
+        futures = []
+        with self._changed:
+            for number, told in outcomes:
+                if self._told[number] is None:
+                    self._told[number] = told
+                    self._order.append(number)
+                    self._failed += told.error is not None
+                    if number in self._futures:
+                        futures.append((self._futures[number], told))
+            self._bell.ring()
+        for future, told in futures:
+            _settle(future, told)
+        self.progress.update()
+
+
+def _settle(future: Future[Any], told: Result) -> None:
+    if isinstance(told.error, CancelledError):
+        future.cancel()
+    elif told.error is not None:
+        future.fail(told.error)
+    else:
+        future.settle(told.value)

@@ -1,0 +1,311 @@
+"""A place for one worker at a time: a worker that dies is replaced, and its death costs its own call alone.
+
+Calls that take long are given to the worker one by one; short ones several at a time, so that a call costs next to
+nothing. Either way it is known which call the worker was at, and whether its function was being run.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import mmap
+import os
+import queue
+import signal
+import threading
+import time
+from typing import IO, Any, Dict, NamedTuple, Optional, Tuple
+
+from . import cell, envelope, memory, protocol
+from .envelope import Span
+from .output import Passing
+from .packs import Packs
+from .pending import Pending
+from .process import Worker
+from .reports import Reports
+
+# How long a worker shall be busy with what it is given at a time, in seconds.
+PORTION_S = 0.2
+GROWTH = 4
+
+Failure = Dict[str, Any]
+# Up to which call all have a report; whether all of them are known to have brought a value; and, if the next one has
+# no report and will have none, why.
+Reached = Tuple[int, bool, Optional[Failure]]
+
+
+class Limit(NamedTuple):
+    """How long a call may take in all, and how much of that is left, in seconds."""
+
+    number: int
+    seconds: float
+    left_s: float
+
+
+class Lane:
+    """Runs calls in a worker.
+
+    Args:
+        start: what every worker of the lane is told first: where the payload lies, where it tells how far it is, where
+            what it prints goes (nowhere else where there is one call alone), which GPU is its own.
+        out: the folder for its files of reports, with the beginning of their names.
+        packs: the payload's calls.
+        worker: one that has been started already.
+    """
+
+    def __init__(self, start: Dict[str, Any], out: str, packs: Packs, worker: Optional[Worker]) -> None:
+        self._start = start
+        self._out = out
+        self._packs = packs
+        self._cell = cell.make(start["cell"])
+        self._worker = worker
+        # Whether the worker has brought a call to its end.
+        self._used = False
+        self._stopping = threading.Event()
+        self._why = (protocol.STOPPED, protocol.WAS_STOPPED)
+        # The most that a worker has heard its GPU to hold for it, in bytes.
+        self.gpu_memory: Optional[int] = None
+        self.ended = threading.Event()
+        self._kills = memory.kills()
+        # Calls of different packs may be given out together: how long it takes at most to see that one takes too long.
+        self._look_s = min([protocol.LONGEST_IMPORT_S, *packs.timeouts()])
+        self._files = 0
+        self._portion = 1
+        self._per_second = 0.0
+        self._workers = 0
+        self._output: Optional[Passing] = None
+        if worker is not None:
+            self._start_worker(worker)
+
+    def run(self, pending: Pending, reports: Reports) -> None:
+        """Take calls until there is none left."""
+        try:
+            while True:
+                span = pending.take(self._portion, self._per_second)
+                if span is None:
+                    return
+                self._run(span, pending, reports)
+        finally:
+            self._discard_worker()
+            self.ended.set()
+
+    def show_stacks(self) -> None:
+        """Have the worker write to the log where it is, without waiting for that."""
+        worker = self._worker
+        if worker is not None:
+            worker.show_stacks(wait_s=0.0)
+
+    def stop(self, reason: str, message: str) -> None:
+        """End the call under way, for a reason."""
+        self._why = (reason, message)
+        self._stopping.set()
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
+
+    def _run(self, span: Span, pending: Pending, reports: Reports) -> None:
+        first, end = span
+        self._files += 1
+        path = f"{self._out}{self._files}"
+        started = time.monotonic()
+        try:
+            reached, good, failure = self._reach(span, path, started, reports)
+        except OSError as error:  # no process can be started, or the reports cannot be read
+            self._discard_worker()
+            reached, good = self._begun(span), False
+            message = f"the call could not be seen to its end: {error}"
+            failure = protocol.failure(protocol.DIED, self._ran(reached), message)
+        if reached > first:
+            reports.add(path, good=good)
+            self._pace(reached - first, time.monotonic() - started)
+        if failure is not None and reached < end:
+            reports.failed((reached, reached + 1), failure)
+            reached += 1
+        pending.done((first, reached))
+        if reached < end:
+            pending.give_back((reached, end))
+
+    def _pace(self, count: int, seconds: float) -> None:
+        """Learn from some calls how many to take at a time."""
+        self._per_second = count / max(seconds, 1e-6)
+        self._portion = max(1, min(int(self._per_second * PORTION_S), self._portion * GROWTH))
+
+    def _reach(self, span: Span, path: str, started: float, reports: Reports) -> Reached:
+        """Have calls run, as far as the worker comes with them."""
+        worker = self._ready_worker()
+        worker.send({"calls": list(span), "into": path})
+        if self._stopping.is_set():
+            worker.kill()  # it was started when the others were already being stopped
+        # What is done of several shall not wait for one that takes long.
+        early = span[1] - span[0] > 1
+        while True:
+            left_s = min(self._limit(span, started).left_s, protocol.LONG_PORTION_S if early else self._look_s)
+            try:
+                kind, answer = worker.events.get(timeout=max(0.0, left_s))
+                break
+            except queue.Empty:
+                if early:
+                    add_so_far(path, reports)
+                    early = False
+                late = self._late(span, started)
+                if late is not None:
+                    return self._too_long(worker, span, path, late)
+        if kind == "exit":
+            return self._died(worker, span, path, answer)
+        self._used = True
+        if "gpu_memory" in answer:
+            self.gpu_memory = max(self.gpu_memory or 0, answer["gpu_memory"])
+        return answer["end"], answer["good"], answer.get("failure")
+
+    def _limit(self, span: Span, started: float) -> Limit:
+        """Tell how long the worker may take for what it is at."""
+        now = self._cell.now()
+        number = now.number if span[0] <= now.number < span[1] else span[0]
+        limit_s = float(self._packs.find(number)[0]["timeout_s"])
+        if now.phase != cell.RUNNING:
+            # The function has its whole timeout to itself.
+            limit_s = min(limit_s, protocol.LONGEST_IMPORT_S)
+        return Limit(number, limit_s, max(started, now.since) + limit_s - time.monotonic())
+
+    def _late(self, span: Span, started: float) -> Optional[Limit]:
+        """Tell for what the worker takes too long, if it does; then it halts there."""
+        if self._limit(span, started).left_s > 0:
+            return None
+        self._cell.halt(halted=True)
+        limit = self._limit(span, started)
+        if limit.left_s <= 0:
+            return limit
+        # It has gone on to its next call meanwhile.
+        self._cell.halt(halted=False)
+        return None
+
+    def _too_long(self, worker: Worker, span: Span, path: str, limit: Limit) -> Reached:
+        worker.show_stacks()
+        self._discard_worker()
+        reached, ran = self._reached(span, path), self._ran(limit.number)
+        if reached > limit.number:
+            return reached, False, None  # it had come to its end when it was to halt
+        what = "the call took longer than its timeout of"
+        if ran == "no":
+            what = "what is imported before the function took longer than"
+        message = f"{what} {limit.seconds:g} s, and was killed; the log says where it was"
+        return reached, False, protocol.failure(protocol.TIMEOUT, ran, message)
+
+    def _died(self, worker: Worker, span: Span, path: str, status: int) -> Reached:
+        self._worker = None
+        self._end(worker)
+        reached = self._reached(span, path)
+        ran = self._ran(reached)
+        if self._stopping.is_set():
+            reason, message = self._why
+            failure = protocol.failure(reason, ran, message)
+            return reached, False, failure if reached < span[1] else None
+        before = self._used or reached > span[0]
+        if reached == span[1] or (before and ran == "no"):
+            # All is done, or what a call before this one has left running may have killed it: it is tried again.
+            return reached, False, None
+        return reached, False, self._death(status, ran)
+
+    def _death(self, status: int, ran: str) -> Failure:
+        """Say what a worker died of. Its exit status is negative for a signal."""
+        what = "the function" if ran == "yes" else "what is imported before the function"
+        if status >= 0:
+            message = f"{what} ended its process with exit status {status}"
+            return protocol.failure(protocol.EXITED, ran, message, exit_code=status)
+        if status == -signal.SIGKILL and memory.kills() > self._kills:
+            message = f"the container ran out of memory while {what} ran, and the kernel killed the process"
+            return protocol.failure(protocol.OUT_OF_MEMORY, ran, message, signal=-status)
+        try:
+            name = signal.Signals(-status).name
+        except ValueError:
+            name = f"signal {-status}"
+        return protocol.failure(
+            protocol.DIED, ran, f"the process was killed by {name} while {what} ran", signal=-status
+        )
+
+    def _ran(self, number: int) -> str:
+        """Tell whether the function of a call was being run when the worker ended."""
+        now = self._cell.now()
+        return "yes" if now.number == number and now.phase == cell.RUNNING else "no"
+
+    def _reached(self, span: Span, path: str) -> int:
+        """Tell up to which call a worker has come that has ended: none before that is run again.
+
+        Of some the report may be gone, where a function has emptied its artifact folder.
+        """
+        return max(whole(path, span[0]), self._begun(span))
+
+    def _begun(self, span: Span) -> int:
+        """Tell which of some calls the worker was at when it ended, or the first that it had not begun."""
+        now = self._cell.now()
+        if not span[0] <= now.number < span[1]:
+            return span[0]
+        return now.number if now.phase != cell.IDLE else now.number + 1
+
+    def _ready_worker(self) -> Worker:
+        if self._worker is None:
+            self._kills = memory.kills()
+            self._cell.clear()
+            self._worker = Worker()
+            self._used = False
+            self._start_worker(self._worker)
+        return self._worker
+
+    def _start_worker(self, worker: Worker) -> None:
+        start = dict(self._start)
+        if len(self._packs) > 1:
+            self._workers += 1
+            start["output"] = f"{start['cell']}-output-{self._workers}"
+            self._output = Passing(start["output"])
+        worker.send(start)
+
+    def _end(self, worker: Worker) -> None:
+        """End a worker, and all that it has left running, and have heard its last words."""
+        worker.kill()
+        output, self._output = self._output, None
+        if output is not None:
+            output.end()
+
+    def _discard_worker(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            self._end(worker)
+
+
+def whole(path: str, first: int) -> int:
+    """Tell up to which call, from the first on, a file has whole reports that a worker was writing when it ended.
+
+    What is behind them goes.
+    """
+    try:
+        with open(path, "r+b") as file:
+            reached, size = _whole(file, first)
+            file.truncate(size)
+    except FileNotFoundError:
+        return first
+    return reached
+
+
+def add_so_far(path: str, reports: Reports) -> None:
+    """Take the whole reports of a file that a worker still writes. They come again with the others, and count once."""
+    try:
+        with open(path, "rb") as file:
+            _, size = _whole(file, 0)
+            data = os.pread(file.fileno(), size, 0)
+        with open(f"{path}-so-far", "wb") as copy:
+            copy.write(data)
+    except OSError:
+        return
+    if data:
+        reports.add(f"{path}-so-far", good=True)
+
+
+def _whole(file: IO[bytes], first: int) -> Tuple[int, int]:
+    """Tell up to which call a file has whole reports, and how long they are."""
+    reached, size = first, 0
+    if not os.fstat(file.fileno()).st_size:
+        return reached, size
+    try:
+        for end, header, _ in envelope.unpack_all(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))):
+            reached, size = int(header["call"]) + 1, end
+    except envelope.EnvelopeError:
+        pass
+    return reached, size

@@ -1,0 +1,40 @@
+"""The calls of a payload, as its header tells them: in packs, each of one function, numbered one after another.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import bisect
+import itertools
+import struct
+from typing import Any, Dict, List, Tuple
+
+from .envelope import EnvelopeError, Record, Segment, read_record
+
+
+class Packs:
+    """Finds a call by its number."""
+
+    def __init__(self, packs: List[Dict[str, Any]]) -> None:
+        self._packs = packs
+        self._starts: List[int] = [0, *itertools.accumulate(pack["count"] for pack in packs)]
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def timeouts(self) -> List[float]:
+        """Tell how long a call of each pack may take, in seconds."""
+        return [float(pack["timeout_s"]) for pack in self._packs]
+
+    def record(self, number: int, segments: List[Segment]) -> Record:
+        """Tell what a call is called with."""
+        pack, index = self.find(number)
+        offsets, records = segments[pack["offsets"]].data, segments[pack["records"]].data
+        if offsets is None or records is None:
+            raise EnvelopeError("what the calls are called with did not come with the payload")
+        start, end = struct.unpack_from("<2Q", offsets, 8 * index)
+        return read_record(records[start:end])
+
+    def find(self, number: int) -> Tuple[Dict[str, Any], int]:
+        """Tell the pack that a call is in, and its place there."""
+        found = bisect.bisect_right(self._starts, number) - 1
+        return self._packs[found], number - self._starts[found]

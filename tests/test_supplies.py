@@ -1,0 +1,203 @@
+"""What calls are given that lies in the bucket: in parts, ahead of their turns, and gone when nobody needs it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from pathlib import Path
+from typing import Any
+
+import chores
+import numpy as np
+import pytest
+from proxied import faulty, quick
+from storefaults import FaultyStore, StoreFault, expired
+
+import dokrun as dok
+from dokrun import keys
+from dokrun.api import Client
+from dokrun.bucket import Bucket
+from dokrun.shim import fetch, protocol
+from dokrun.shim.envelope import Segment, segment_of
+from dokrun.shim.supplies import Supplies
+
+__all__ = ["faulty", "quick"]
+
+LONG_BYTES = 5 * fetch.SMALLEST_PART
+
+
+@pytest.fixture
+def starts(tmp_path: Path) -> Path:
+    return tmp_path / "starts"
+
+
+def stored(faulty: FaultyStore, data: bytes) -> tuple[str, str]:
+    """Put some bytes into the bucket. Tells their address and their digest."""
+    bucket, sha256 = Bucket(faulty.settings), hashlib.sha256(data).hexdigest()
+    bucket.put(keys.blob(sha256), data)
+    address = bucket.address(keys.blob(sha256))
+    bucket.close()
+    return address, sha256
+
+
+def arrays(count: int) -> list[np.ndarray]:
+    """Make arrays that differ and travel as objects of their own."""
+    return [np.random.default_rng(number).random(200_000) for number in range(count)]
+
+
+def blob(array: np.ndarray) -> str:
+    return f"*/{keys.blob(segment_of(array.data).sha256)}"
+
+
+# One object.
+
+
+def test_a_file_that_takes_long_comes_in_parts_at_the_same_time(faulty: FaultyStore, tmp_path: Path) -> None:
+    data, path = os.urandom(LONG_BYTES), tmp_path / "file"
+    address, sha256 = stored(faulty, data)
+    for _ in range(fetch.PARTS - 1):
+        # Of those that no rule before it has taken.
+        faulty.add(StoreFault("hold", "GET", occurrence=2))
+    thread = threading.Thread(target=fetch.fetch, args=(address, str(path), sha256, len(data)), kwargs={"alone_s": 0.0})
+    thread.start()
+    faulty.wait_for("hold", fetch.PARTS - 1)
+    assert not path.exists()
+    faulty.let_go()
+    thread.join()
+    assert path.read_bytes() == data
+    ranges = [request.headers.get("Range", "") for request in faulty.asked("GET", "*")]
+    assert len(ranges) == fetch.PARTS == len(set(ranges))
+
+
+def test_a_file_that_comes_soon_is_asked_for_once(faulty: FaultyStore, tmp_path: Path) -> None:
+    data, path = os.urandom(LONG_BYTES), tmp_path / "file"
+    address, sha256 = stored(faulty, data)
+    fetch.fetch(address, str(path), sha256, len(data), alone_s=600.0)
+    assert path.read_bytes() == data
+    assert len(faulty.asked("GET", "*")) == 1
+
+
+def test_a_part_that_breaks_goes_on_where_it_broke(faulty: FaultyStore, tmp_path: Path) -> None:
+    data, path = os.urandom(LONG_BYTES), tmp_path / "file"
+    address, sha256 = stored(faulty, data)
+    faulty.add(StoreFault("cut", "GET", occurrence=2, at_byte=1000))
+    fetch.fetch(address, str(path), sha256, len(data), alone_s=0.0)
+    assert [it.what for it in faulty.injected] == ["cut"]
+    assert path.read_bytes() == data
+    begun = [begin_of(request.headers["Range"]) for request in faulty.asked("GET", "*") if "Range" in request.headers]
+    assert any(start + 1000 in begun for start in begun)
+
+
+@pytest.mark.parametrize("fault", [expired(occurrence=3), StoreFault("tamper", "GET", occurrence=3)])
+def test_a_part_that_cannot_be_had_or_is_another_spoils_all_of_it(
+    faulty: FaultyStore, tmp_path: Path, fault: StoreFault
+) -> None:
+    data, path = os.urandom(LONG_BYTES), tmp_path / "file"
+    address, sha256 = stored(faulty, data)
+    faulty.add(fault)
+    with pytest.raises(fetch.FetchError):
+        fetch.fetch(address, str(path), sha256, len(data), alone_s=0.0)
+    assert [it.what for it in faulty.injected] == [fault.what]
+    assert not path.exists()
+
+
+def begin_of(given: str) -> int:
+    return int(given.removeprefix("bytes=").partition("-")[0])
+
+
+# Many of them, in a folder.
+
+
+def test_no_more_lies_there_than_there_is_room_for(faulty: FaultyStore, tmp_path: Path) -> None:
+    segments, addresses = [], {}
+    for _ in range(5):
+        data = os.urandom(1000)
+        address, sha256 = stored(faulty, data)
+        addresses[sha256] = address
+        segments.append(Segment(sha256, len(data)))
+    supplies = Supplies(segments, addresses, str(tmp_path), [], {n: (n,) for n in range(5)}, room_bytes=1)
+    for number, segment in enumerate(segments):
+        assert supplies.reach(number, 5) == (number + 1, None)
+        assert [path.name for path in tmp_path.iterdir()] == [segment.sha256]
+        supplies.release((number, number + 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+# On the whole road.
+
+
+def test_a_call_does_not_wait_for_what_the_next_one_is_given(quick: FaultyStore, starts: Path) -> None:
+    one, other = arrays(2)
+    quick.add(StoreFault("hold", "GET", blob(other)))
+    coming = chores.size_of.map([starts] * 2, [one, other])
+    assert next(coming) == one.size
+    quick.wait_for("hold")
+    assert chores.started(starts) == 1
+    quick.let_go()
+    assert list(coming) == [other.size]
+
+
+def test_what_could_not_be_fetched_for_one_call_is_fetched_by_another_task(
+    quick: FaultyStore, starts: Path, client: Client
+) -> None:
+    one, other = arrays(2)
+    quick.add(expired(blob(other), method="GET"))
+    coming = chores.size_of.map([starts] * 2, [one, other])
+    assert list(coming) == [one.size, other.size]
+    assert [it.what for it in quick.injected] == ["status"]
+    assert chores.started(starts) == 2
+
+
+def test_what_can_never_be_fetched_fails_its_call_alone_which_did_not_run(quick: FaultyStore, starts: Path) -> None:
+    one, other, third = arrays(3)
+    quick.add(expired(blob(other), method="GET", occurrence=None))
+    told: list[Any] = list(chores.size_of.map([starts] * 3, [one, other, third], return_exceptions=True))
+    failed = told[1]
+    assert [told[0], told[2]] == [one.size, third.size]
+    assert isinstance(failed, dok.ShimFailed)
+    assert failed.ran == "no"
+    assert "could not be received" in str(failed)
+    assert chores.started(starts) == 2
+
+
+def test_what_is_another_than_was_sent_is_refused_to_its_call_alone(quick: FaultyStore, starts: Path) -> None:
+    one, other, third = arrays(3)
+    quick.add(StoreFault("tamper", "GET", blob(other)))
+    told: list[Any] = list(chores.size_of.map([starts] * 3, [one, other, third], return_exceptions=True))
+    assert [it.what for it in quick.injected] == ["tamper"]
+    assert [told[0], told[2]] == [one.size, third.size]
+    assert isinstance(told[1], dok.Tampered)
+    assert told[1].ran == "no"
+    assert chores.started(starts) == 2
+
+
+def test_bytes_that_many_calls_are_given_are_uploaded_once_and_arrive_as_bytes(quick: FaultyStore) -> None:
+    data = os.urandom(protocol.BLOB_SIZE)
+    assert list(looked_at.map([data] * 20, [{"number": number} for number in range(20)])) == [
+        (True, data[:4], number) for number in range(20)
+    ]
+    key = keys.blob(hashlib.sha256(data).hexdigest())
+    assert [request.status for request in quick.asked("PUT", f"*/{key}")] == [200]
+
+
+@dok.remote(plan="v100-32gb", timeout=60)
+def looked_at(data: bytes, more: dict[str, int]) -> tuple[bool, bytes, int]:
+    """Tell what was given."""
+    return type(data) is bytes, data[:4], more["number"]
+
+
+@pytest.mark.usefixtures("account")
+def test_a_file_is_gone_when_the_last_call_that_is_given_it_has_ended(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}" for number in range(3)]
+    for path in paths:
+        path.write_bytes(os.urandom(protocol.BLOB_SIZE))
+    first, second, third = map(dok.File, paths)
+    told = list(there.map([first, second, first, third], [paths[0]] * 4))
+    assert told == [True, True, True, False]
+
+
+@dok.remote(plan="v100-32gb", timeout=60)
+def there(_given: Path, other: Path) -> bool:
+    """Tell whether a file of that size and name lies where calls find what they are given."""
+    return any(found.name == other.name for found in Path(os.environ[protocol.GIVEN_DIR]).glob("*/*"))
