@@ -89,14 +89,17 @@ def test_a_part_that_breaks_goes_on_where_it_broke(faulty: FaultyStore, tmp_path
     assert any(start + 1000 in begun for start in begun)
 
 
-@pytest.mark.parametrize("fault", [expired(occurrence=3), StoreFault("tamper", "GET", occurrence=3)])
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [(expired(occurrence=3), "HTTP 403"), (StoreFault("tamper", "GET", occurrence=3), "do not match the digest")],
+)
 def test_a_part_that_cannot_be_had_or_is_another_spoils_all_of_it(
-    faulty: FaultyStore, tmp_path: Path, fault: StoreFault
+    faulty: FaultyStore, tmp_path: Path, fault: StoreFault, said: str
 ) -> None:
     data, path = os.urandom(LONG_BYTES), tmp_path / "file"
     address, sha256 = stored(faulty, data)
     faulty.add(fault)
-    with pytest.raises(fetch.FetchError):
+    with pytest.raises(fetch.FetchError, match=said):
         fetch.fetch(address, str(path), sha256, len(data), alone_s=0.0)
     assert [it.what for it in faulty.injected] == [fault.what]
     assert not path.exists()
