@@ -177,7 +177,7 @@ class Map(Generic[T]):
 
     def __repr__(self) -> str:
         """Tell the function's name and how far its tasks are."""
-        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs)}>"
+        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs) or 'over'}>"
 
     async def _all(self) -> list[T]:
         return [result async for result in self]

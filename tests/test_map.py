@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fnmatch
 import inspect
+import logging
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from proxied import faulty, quick
 from storefaults import FaultyStore
 
 import dokrun as dok
-from dokrun import keys
+from dokrun import engine, keys
 from dokrun.api import Client
 from dokrun.engine.portions import Portions
 from dokrun.engine.prepare import Job, Preparing, Target
@@ -326,6 +327,21 @@ def test_cancelling_a_map_ends_its_task(starts: Path, gate: Path, client: Client
     assert [type(one) for one in told_by(coming)] == [CancelledError] * 2
     assert not coming.cancel(), "there is nothing left to cancel"
     assert chores.started(starts) == 2
+
+
+@pytest.mark.usefixtures("account")
+def test_an_engine_that_is_closed_while_it_listens_to_a_map_says_nothing_but_that(
+    starts: Path, gate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    coming = chores.pass_on.map([starts] * 3, range(3), [None, None, gate])
+    assert [next(coming), next(coming)] == [0, 1]
+    engine.reset()
+    for thread in threading.enumerate():
+        if thread.name == "dokrun-wait":
+            thread.join()
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+    with pytest.raises(CancelledError):
+        next(coming)
 
 
 @pytest.mark.usefixtures("account")

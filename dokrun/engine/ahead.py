@@ -53,7 +53,7 @@ def listen(parts: Parts, expected: Expected, task: Task, take: Callable[[Numbere
             ahead = supervisor.read(line)
             if isinstance(ahead, Ahead) and not _taken(parts, expected, task, ahead, lambda it: take(with_logs(it))):
                 return
-    except errors.DokrunError as error:
+    except Exception as error:  # noqa: BLE001 - the client may be closed at this moment, which raises whatever it likes
         _log.info("results of %s wait for its artifact: %s", expected.name, error)
 
 
