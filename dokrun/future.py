@@ -246,5 +246,8 @@ class Future(concurrent.futures.Future[T]):
 
     def __repr__(self) -> str:
         """Tell the function's name, the call's id and how far it is."""
-        state = "cancelled" if self.cancelled() else self.status
+        state = self.status
+        if self.done():
+            # Among many calls one is done while its task still runs.
+            state = "cancelled" if self.cancelled() else "failed" if self.exception() else "done"
         return f"<dokrun.Future {self.name} {self.call_id[:8]} {state}>"

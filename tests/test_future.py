@@ -78,6 +78,10 @@ def test_it_shows_its_function_its_call_and_its_state() -> None:
     assert repr(future) == "<dokrun.Future train cccccccc preparing>"
     future.cancel()
     assert "cancelled" in repr(future)
+    done, failed = make(), make()
+    done.settle(1)
+    failed.fail(ValueError(2))
+    assert [repr(it).split()[-1] for it in (done, failed)] == ["done>", "failed>"], "the task may still run"
 
 
 def test_a_cancelled_future_lets_whoever_waits_for_its_handle_go_on() -> None:
