@@ -63,7 +63,7 @@ class Supplies:
             threading.Thread(target=self._run, daemon=True).start()
 
     def wait(self, calls: Iterable[int] = ()) -> None:
-        """Wait for what is needed before any call, and for what some calls need. Raises OSError."""
+        """Wait for what is needed before any call, and for what some calls need. Raises OSError and ValueError."""
         for number in itertools.chain(self._first, *(self._needs.get(call, ()) for call in calls)):
             self._await(number)
 
@@ -71,7 +71,7 @@ class Supplies:
         """Wait for what the first of some calls needs. Tells up to which one all is there, or why it will not be."""
         try:
             self.wait([first])
-        except OSError as error:
+        except (OSError, ValueError) as error:
             reason = protocol.TAMPERED if isinstance(error, fetch.DigestError) else protocol.NOT_BEGUN
             return first, protocol.failure(reason, "no", f"what the call is given could not be received: {error}")
         with self._changed:
