@@ -22,7 +22,7 @@ from dokrun.config import Settings
 
 MIB = 1 << 20
 SHARED_MIB = 64
-YEN_CALLS, YEN_CALL_S = 100, 0.6
+YEN_CALLS, YEN_CALL_S = 100, 2.0
 
 remote = dok.remote(plan="v100-32gb", profile="local", timeout=60)
 

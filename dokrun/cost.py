@@ -113,7 +113,8 @@ class Phases:
     Attributes:
         queued_s: from its creation to the container's start: in line and for the image's pull, which DOK does not tell
             apart, and which cost nothing.
-        downloading_s: from the container's start until all is there that the first calls need, and the attempt is claimed.
+        downloading_s: from the container's start until all is there that the first calls need, and the attempt is
+            claimed.
         running_s: the calls themselves, from the first one's beginning to the last one's end.
         uploading_s: what was written and sent after them.
         peak_memory_bytes: the most memory that the container has used; where it cannot see that, as on the local
