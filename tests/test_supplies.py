@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,40 @@ def test_no_more_lies_there_than_there_is_room_for(faulty: FaultyStore, tmp_path
 
 
 # On the whole road.
+
+
+def test_what_many_calls_are_given_is_sent_at_the_same_time_and_may_be_changed_meanwhile(
+    quick: FaultyStore, starts: Path
+) -> None:
+    for _ in range(3):
+        quick.add(StoreFault("hold", "PUT", "*/blobs/*", occurrence=1))
+
+    def items() -> Iterator[tuple[Path, np.ndarray]]:
+        array = np.zeros(200_000)
+        for number in range(3):
+            array[:] = number
+            yield starts, array
+        quick.wait_for("hold", 3)
+        quick.let_go()
+
+    assert list(first_of.starmap(items())) == [0.0, 1.0, 2.0]
+    assert {request.status for request in quick.asked("PUT", "*/blobs/*")} == {200}
+
+
+@dok.remote(plan="v100-32gb", timeout=60)
+def first_of(starts: Path, array: np.ndarray) -> float:
+    chores.begin(starts)
+    return float(array[0])
+
+
+def test_where_one_cannot_be_sent_nothing_is(quick: FaultyStore, starts: Path, client: Client) -> None:
+    before = {task.id for task in client.tasks.iterate()}
+    one, other, third = arrays(3)
+    quick.add(StoreFault("status", "PUT", blob(other), status=403, occurrence=None))
+    with pytest.raises(dok.SubmitFailed, match="AccessDenied"):
+        chores.size_of.map([starts] * 3, [one, other, third])
+    assert [it.what for it in quick.injected] == ["status"]
+    assert {task.id for task in client.tasks.iterate()} == before
 
 
 def test_a_call_does_not_wait_for_what_the_next_one_is_given(quick: FaultyStore, starts: Path) -> None:

@@ -24,6 +24,7 @@ from dokrun.engine.attach import find_entry
 from dokrun.engine.hint import Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal, Record
+from dokrun.engine.keeping import Keeping
 from dokrun.engine.lines import users_own
 from dokrun.engine.listing import Listed
 from dokrun.engine.parts import Parts
@@ -34,7 +35,7 @@ from dokrun.engine.queue import Queue, places
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
 from dokrun.engine.spending import Cost, Spending, billed, costs_since, utc_now
-from dokrun.engine.stage import check_fits, keeper
+from dokrun.engine.stage import check_fits
 from dokrun.engine.submit import Submitter
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
@@ -119,9 +120,11 @@ class Engine:
         plan, merged = self._checked(target, options)
         price = self._plans.price_for(plan, target.name, merged.max_yen)
         try:
-            preparing = Preparing(target, plan, merged, price=price, keep=keeper(self._bucket))
+            keeping = Keeping(self._bucket)
+            preparing = Preparing(target, plan, merged, price=price, keep=keeping)
             preparing.add(args, kwargs)
             job = preparing.job()
+            keeping.finish()
             return self._begin(job, hinted=True).future(0)
         except StorageError as error:
             return self._failed(target, error)
@@ -140,14 +143,18 @@ class Engine:
             SubmitFailed: the bucket refused what they need.
         """
         plan, merged = self._checked(target, options)
-        price, keep = self._plans.price_for(plan, target.name, merged.max_yen), keeper(self._bucket)
+        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self._bucket)
         bell = Bell()
 
         def prepare() -> Preparing:
-            return Preparing(target, plan, merged, workers=packing.workers, price=price, keep=keep)
+            return Preparing(target, plan, merged, workers=packing.workers, price=price, keep=keeping)
+
+        def begin(job: Job) -> Outcomes:
+            keeping.finish()
+            return self._begin(job, bell)
 
         # What is listed to be shared among tasks is counted by that.
-        portions = Portions(calls, size, packing.tasks, prepare, lambda job: self._begin(job, bell))
+        portions = Portions(calls, size, packing.tasks, prepare, begin)
         return Map(target.name, portions.begin, bell, packing, portions.size)
 
     def put(self, value: Any) -> Put:

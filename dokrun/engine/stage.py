@@ -21,12 +21,11 @@ from dokrun.api.models import ContainerRequest, CreateTaskRequest
 from dokrun.bucket import Bucket
 from dokrun.config import NO_BUCKET
 from dokrun.engine.images import Ready
-from dokrun.engine.packing import Keep
 from dokrun.engine.prepare import Job
 from dokrun.errors import ConfigError, StorageError
 from dokrun.payload import shim
 from dokrun.shim import protocol
-from dokrun.shim.envelope import Segment, pack, write_chosen
+from dokrun.shim.envelope import pack, write_chosen
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -66,22 +65,6 @@ def check_fits(job: Job) -> None:
             f"{job.name}, its arguments and its files are {size / 1024:,.0f} KiB, and only {COMMAND_BYTES >> 10} KiB "
             f"(compressed) travel without a bucket; {NO_BUCKET}"
         )
-
-
-def keeper(bucket: Bucket | None) -> Keep:
-    """Make what brings large segments to safety: into the bucket, by their content, from where they lie.
-
-    It does so before a call returns: what the caller does to an array afterwards must change nothing, and it is not
-    copied. It raises StorageError.
-    """
-
-    def keep(segment: Segment) -> Segment:
-        if bucket is None or segment.data is None:
-            return segment
-        bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
-        return segment._replace(data=None)
-
-    return keep
 
 
 class Checkpoint(NamedTuple):
