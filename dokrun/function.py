@@ -78,8 +78,8 @@ class RemoteFunction(Generic[P, R_co]):
             tasks: how many tasks share the calls, one if nothing is said; the service lets a project run one at a time.
                 An iterable that does not know its length, as a generator, is looked at as far as one task holds, and
                 further when the next one's turn comes near.
-            workers: how many calls run at the same time in each task; one for each GPU if nothing is said. If there are
-                more, they share the GPUs.
+            workers: how many calls run at the same time in each task; "auto", one for each GPU, if nothing is said. If
+                there are more, they share the GPUs.
             order: whether results come in the items' order, which they do if nothing is said, or as they are done.
             return_exceptions: whether an exception is handed out as if it were a result.
             progress: whether a wait of more than a second shows how far the calls are, on standard error: one line that
@@ -192,7 +192,7 @@ class RemoteFunction(Generic[P, R_co]):
         from dokrun.map import Packing
 
         given = Packing.checked(packing)
-        return self._quote(counts(size, given.tasks), given.workers)
+        return self._quote(counts(size, given.tasks), given.lanes)
 
     def _quote(self, counts: list[int], workers: int | None = None) -> Quote:
         target = self._target()

@@ -12,7 +12,7 @@ import sys
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast
 
 from dokrun.errors import OptionError, suggest
 
@@ -28,7 +28,7 @@ class GivenPacking(TypedDict, total=False):
     """How a map's calls are packed, as the user writes it."""
 
     tasks: int
-    workers: int | None
+    workers: int | Literal["auto"]
     order: bool
     return_exceptions: bool
     progress: bool
@@ -39,7 +39,7 @@ class Packing:
     """How calls share tasks, and how their results are handed out; see `RemoteFunction.map`."""
 
     tasks: int = 1
-    workers: int | None = None
+    workers: int | Literal["auto"] = "auto"
     order: bool = True
     return_exceptions: bool = False
     progress: bool = True
@@ -53,9 +53,15 @@ class Packing:
                     raise OptionError(f"{name}={value!r} must be True or False")
             elif name not in ("tasks", "workers"):
                 raise OptionError(f"map has no option {name!r}{suggest(name, GivenPacking.__annotations__)}")
-            elif not (value is None and name == "workers") and (type(value) is not int or value < 1):
-                raise OptionError(f"{name}={value!r} must be a whole number, 1 or more")
+            elif not (value == "auto" and name == "workers") and (type(value) is not int or value < 1):
+                auto = ', or "auto"' if name == "workers" else ""
+                raise OptionError(f"{name}={value!r} must be a whole number, 1 or more{auto}")
         return cls(**given)
+
+    @property
+    def lanes(self) -> int | None:
+        """How many calls run at the same time in each task; None for one on each GPU."""
+        return None if self.workers == "auto" else self.workers
 
 
 # How many tasks are made before their turn: the service lets one run, and the next stands in line behind it.

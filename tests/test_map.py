@@ -285,7 +285,8 @@ def test_without_a_bucket_results_come_with_the_artifact(account: pytest.MonkeyP
     [
         ({"tasks": 0}, "tasks=0 must be a whole number, 1 or more"),
         ({"tasks": None}, "tasks=None must be a whole number"),
-        ({"workers": "2"}, "workers='2' must be a whole number, 1 or more"),
+        ({"workers": "2"}, "workers='2' must be a whole number, 1 or more, or \"auto\""),
+        ({"workers": None}, "workers=None must be a whole number"),
         ({"workers": True}, "workers=True must be a whole number"),
         ({"order": 1}, "order=1 must be True or False"),
         ({"return_exceptions": "yes"}, "return_exceptions='yes' must be True or False"),

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     assert_type(train.options(plan="v100-32gb")("a"), dok.Future[float])
     assert_type(plain(1).result(), list[int])
     assert_type(Model().fit(3), dok.Future[str])
-    assert_type(train.map(["a"], tasks=2, workers=None, order=False, return_exceptions=True), dok.Map[float])
+    assert_type(train.map(["a"], tasks=2, workers="auto", order=False, return_exceptions=True), dok.Map[float])
     assert_type(train.starmap([("a",), ["b"]]), dok.Map[float])
     assert_type(next(plain.map(range(3))), list[int])
     assert_type(list(plain.map([1], [2])), list[list[int]])

@@ -147,7 +147,7 @@ class Engine:
         bell = Bell()
 
         def prepare() -> Preparing:
-            return Preparing(target, plan, merged, workers=packing.workers, price=price, keep=keeping)
+            return Preparing(target, plan, merged, workers=packing.lanes, price=price, keep=keeping)
 
         def begin(job: Job) -> Outcomes:
             keeping.finish()
