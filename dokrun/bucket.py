@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.config
@@ -39,6 +39,13 @@ LONGEST_READ_S = 60.0
 # What comes more slowly than this is given up.
 SLOWEST_BYTES_PER_S = 500_000
 CHUNK = 256 << 10
+# How often an object is read on before it is given up.
+READINGS = 5
+_BROKEN_OFF = (
+    botocore.exceptions.IncompleteReadError,
+    botocore.exceptions.ReadTimeoutError,
+    botocore.exceptions.ResponseStreamingError,
+)
 _PRECONDITION_FAILED = 412
 # How long an answer may keep silent.
 PATIENCE_S = 60.0
@@ -142,17 +149,32 @@ class Bucket:
         return bytes(data)
 
     def fetch(self, key: str, path: Path, size: int) -> None:
-        """Write an object of a size to a file. One that is not there, or has another size, is an error."""
+        """Write an object of a size to a file. One that is not there, or has another size, is an error.
+
+        Where reading breaks off it goes on: boto3 repeats what gets no answer, and no reading.
+        """
         deadline = time.monotonic() + LONGEST_READ_S + size / SLOWEST_BYTES_PER_S
-        with self._translated("fetch"), path.open("wb") as file:
-            answer = self._s3.get_object(Bucket=self.name, Key=key)
-            if answer["ContentLength"] != size:
-                raise StorageError(f"bucket {self.name!r}: an object of dokrun's has another size than it should")
-            with closing(answer["Body"]) as body:
-                for chunk in body.iter_chunks(CHUNK):
-                    file.write(chunk)
-                    if time.monotonic() > deadline:
-                        raise StorageError(f"bucket {self.name!r}: an object of dokrun's comes too slowly")
+        with self._translated("fetch"), path.open("wb", buffering=0) as file:
+            for reading in range(1, READINGS + 1):
+                try:
+                    self._read_on(key, file, size, deadline)
+                    break
+                except _BROKEN_OFF:
+                    if reading == READINGS or time.monotonic() > deadline:
+                        raise
+
+    def _read_on(self, key: str, file: io.FileIO, size: int, deadline: float) -> None:
+        """Write to a file what it lacks of an object."""
+        there = file.tell()
+        rest: Any = {"Range": f"bytes={there}-"} if there else {}
+        answer = self._s3.get_object(Bucket=self.name, Key=key, **rest)
+        if there + answer["ContentLength"] != size:
+            raise StorageError(f"bucket {self.name!r}: an object of dokrun's has another size than it should")
+        with closing(answer["Body"]) as body:
+            for chunk in body.iter_chunks(CHUNK):
+                file.write(chunk)
+                if time.monotonic() > deadline:
+                    raise StorageError(f"bucket {self.name!r}: an object of dokrun's comes too slowly")
 
     def keys(self, beginning: str) -> list[str]:
         """Tell the keys that begin so."""
