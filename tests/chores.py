@@ -68,6 +68,15 @@ def overfill(starts: Path) -> bytes:
 
 
 @remote
+def swell(starts: Path, number: int, large: int) -> Any:
+    """Return a number; at one of them what the disk does not take."""
+    begin(starts)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+    return bytes(3 << 20) if number == large else number
+
+
+@remote
 def leave(starts: Path, size: int) -> int:
     """Leave a file of noise."""
     begin(starts)

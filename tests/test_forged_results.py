@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import signal
 from pathlib import Path
-from typing import Any
 
 import chores
 import pytest
 from account import Account
-from attempts import main_process
-from forged import account, bucket, evil, evil_results, job_of, sized
+from ahead import Ahead
+from forged import account, bucket, evil, evil_results, job_of
 from places import failure, wait_for
 
 import dokrun as dok
@@ -29,48 +26,8 @@ __all__ = ["account", "bucket", "evil"]
 PATIENCE_S = 60
 
 
-class Ahead:
-    """A map whose first results lie in the bucket, while its last call stays until a gate is there."""
-
-    COUNT = 4
-
-    def __init__(self, account: Account, bucket: Bucket) -> None:
-        self.account = account
-        self.bucket = bucket
-        self.gate = account.folder / "gate"
-        last = self.COUNT - 1
-        calls = [(account.starts, number, self.gate if number == last else None) for number in range(self.COUNT)]
-        # Its client may go, and it goes on.
-        self.results = chores.pass_on.options(detach=True).starmap(calls)
-        future = self.results.futures[last]
-        wait_for(lambda: chores.started(account.starts) == self.COUNT and bucket.read(self.key(future)) is not None)
-        self.task_id, self.handle = str(future.task_id), future.handle
-
-    def key(self, future: dok.Future[Any], slot: int = 0) -> str:
-        return keys.results(job_of(future), 1, slot)
-
-    def forge(self, evil: Path, longer: int) -> None:
-        """Put other results in place of all that were sent, as long as those or longer."""
-        job_id = self.handle.rpartition("-")[2].partition(".")[0]
-        sent = [key for key in self.bucket.keys(keys.of_job(job_id)) if "/results/" in key]
-        assert sent
-        for key in sent:
-            there = self.bucket.read(key)
-            assert there is not None
-            self.bucket.put(key, sized(evil_results(evil), len(there) + longer))
-
-    def attach(self) -> Any:
-        """Let another machine go on with it, which has not heard of any result yet."""
-        self.account.here("another machine")
-        return dok.attach(self.handle)
-
-    def lose(self) -> None:
-        """Let the container go, as the kernel does where its memory is used up."""
-        os.kill(main_process(self.handle.rpartition("-")[2].partition(".")[0]), signal.SIGKILL)
-
-
 @pytest.mark.parametrize("longer", [0, 64])
-def test_forged_results_are_not_opened_and_the_artifact_has_the_right_ones(
+def test_cell_map_to_forged_results_are_not_opened_and_the_artifact_has_the_right_ones(
     account: Account, bucket: Bucket, evil: Path, longer: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "dokrun.engine")
@@ -85,7 +42,7 @@ def test_forged_results_are_not_opened_and_the_artifact_has_the_right_ones(
 
 
 @pytest.mark.parametrize("longer", [0, 64])
-def test_forged_results_are_not_opened_where_there_is_no_artifact_either(
+def test_cell_map_to_forged_results_are_not_opened_where_there_is_no_artifact_either(
     account: Account, bucket: Bucket, evil: Path, longer: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     ahead = Ahead(account, bucket)

@@ -381,7 +381,7 @@ def test_a_call_that_kills_its_worker_is_blamed_alone(starts: Path) -> None:
 
 
 @pytest.mark.usefixtures("account")
-def test_where_a_container_is_lost_what_was_not_begun_runs_in_another_and_nothing_runs_twice(
+def test_cell_map_oo_where_a_container_is_lost_what_was_not_begun_runs_in_another_and_nothing_runs_twice(
     starts: Path, gate: Path
 ) -> None:
     # So slow that each is begun alone, and few are announced ahead of their turn.
@@ -403,7 +403,7 @@ def test_where_a_container_is_lost_what_was_not_begun_runs_in_another_and_nothin
 
 
 @pytest.mark.usefixtures("account")
-def test_of_calls_that_were_begun_together_it_is_not_known_which_ran(starts: Path) -> None:
+def test_cell_map_oo_of_calls_that_were_begun_together_it_is_not_known_which_ran(starts: Path) -> None:
     told = told_by(chores.lose.starmap([(starts, number, 200) for number in range(400)]))
     lost = {number for number, one in enumerate(told) if isinstance(one, dok.TaskFailed)}
     assert 200 in lost
@@ -465,7 +465,7 @@ ATTACH = """
 
 
 @pytest.mark.parametrize("state", ["state", "elsewhere"])
-def test_another_process_gets_all_results_of_a_map_as_they_come(place: Place, state: str) -> None:
+def test_cell_map_k9_another_process_gets_all_results_of_a_map_as_they_come(place: Place, state: str) -> None:
     # The relay lets no websockets through, which early results are heard of by.
     here = {"DOKRUN_API_URL": place.dok.api_url}
     child = place.start(MAP, **here)
