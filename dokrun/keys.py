@@ -58,6 +58,11 @@ def results(job_id: str, attempt: int, slot: int) -> str:
     return f"{_ROOT}/jobs/{job_id}/{attempt}/results/{slot}"
 
 
+def told_ahead(job_id: str, attempt: int) -> tuple[str, str]:
+    """Tell how the keys begin of what an attempt tells of its calls ahead of its artifact."""
+    return begun(job_id, attempt), f"{_ROOT}/jobs/{job_id}/{attempt}/results/"
+
+
 def checkpoint(job_id: str, attempt: int, slot: int) -> str:
     """Tell the key of one of an attempt's checkpoints; they take turns, so that the last whole one stays."""
     return f"{_ROOT}/checkpoints/{job_id}/{attempt}/{slot}"

@@ -15,6 +15,7 @@ from dokrun import keys
 from dokrun.api.models import Container, ContainerRequest, CreateTaskRequest, Task
 from dokrun.retry import Retry
 from dokrun.shim import protocol
+from dokrun.shim.envelope import EnvelopeError, read_chosen
 
 # A text of thousands of digits is no number to Python.
 _LONGEST_NUMBER = 9
@@ -45,6 +46,17 @@ def digest(task: CreateTaskRequest | Task) -> str:
 def attempt_of(task: Task) -> int:
     """Tell which attempt a task is, 0 where it does not say."""
     return _number(task, protocol.ATTEMPT)
+
+
+def chosen_of(task: Task, count: int) -> set[int]:
+    """Tell which of a job's calls, so many in all, a task is for."""
+    command = task.containers[0].command if task.containers else []
+    text = command[protocol.CHOSEN_ARGUMENT] if len(command) > protocol.CHOSEN_ARGUMENT else ""
+    try:
+        spans = read_chosen(text, count)
+    except EnvelopeError:
+        return set()  # nor can its container
+    return {number for first, end in spans for number in range(first, end)}
 
 
 def retry_of(task: Task) -> Retry:

@@ -13,12 +13,13 @@ from dokrun.api.models import Task
 from dokrun.engine.ahead import listen
 from dokrun.engine.attempts import Attempts, Next, Told
 from dokrun.engine.bill import Bill
-from dokrun.engine.definition import Identity, attempt_of, digest, retry_of
+from dokrun.engine.definition import Identity, attempt_of, chosen_of, digest, retry_of
 from dokrun.engine.ending import Ending
+from dokrun.engine.former import look_back
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
 from dokrun.engine.lines import of_call, users_own
-from dokrun.engine.outcome import find_outcomes
+from dokrun.engine.outcome import Found, find_outcomes
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Expected, Numbered, described
@@ -170,7 +171,7 @@ class Run:
     def attach(self, task_id: str | None, attempt: int) -> None:
         """Watch a job that is there already, or find out that it is not; nothing is submitted."""
         self._progress.update(handle=self._handle(), attempt=attempt, task_id=task_id)
-        if task_id is not None:
+        if task_id is not None and (attempt == 1 or len(self.calls) == 1):
             self._watch()
         else:
             self._steps.aside(self._look_for)
@@ -185,7 +186,17 @@ class Run:
         except errors.ApiError as error:
             self._refused(error)
         else:
+            if len(self.calls) > 1:
+                self._look_back(task)
             self._bind(task)
+
+    def _look_back(self, last: Task) -> None:
+        """Settle the calls that the last attempt is not for."""
+        for task, found in look_back(self._parts, self._identity, self.name, len(self.calls), last):
+            self._progress.update(attempt=attempt_of(task), task_id=task.id)
+            self._keep_ahead(found)
+            self._settling.settle(found.outcomes)
+        self._chosen = chosen_of(last, len(self.calls))
 
     # While the task lives.
 
@@ -298,6 +309,8 @@ class Run:
         """Hear of results that are sent ahead of the artifact, while the task runs."""
         if self._parts.bucket is not None and len(self.calls) > 1 and self._heard != task.id:
             self._heard = task.id
+            if self._job is None:
+                self._attempts.retry = retry_of(task)
             self._steps.aside(lambda: listen(self._parts, self._expected(), task, self._take))
 
     def _take(self, sent: Numbered) -> bool:
@@ -328,6 +341,7 @@ class Run:
         if found.holder and self._follow(found.holder):
             return
         self._bill.close(task, self._record, found)
+        self._keep_ahead(found)
         self._progress.update(artifact=found.artifact)
         self._parts.journal.note(self._record.id, Step("ended", self._progress.attempt, task.id, detail=task.status))
         self._progress.update(status=task.status)
@@ -343,6 +357,10 @@ class Run:
             self._steps.aside(lambda: self._await(following))
         else:
             self._begin_next(following, self._job, self._image)
+
+    def _keep_ahead(self, found: Found) -> None:
+        if found.artifact is None:
+            self._settling.keep(self._progress.attempt)
 
     def _follow(self, task_id: str) -> bool:
         """Go over to the task that has started the attempt, if it is one of the job's own."""
@@ -384,7 +402,8 @@ class Run:
             self._attempts.others_go_on = True
             self._settle(following.calls)
         else:
-            self._chosen = {number for number, _ in following.calls}
+            self._chosen = {number for number, _ in following.calls} & chosen_of(task, len(self.calls))
+            self._settling.settle([told for told in following.calls if told[0] not in self._chosen])
             self._bind(task)
 
     def _settle(self, told: Sequence[Told]) -> None:

@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from decimal import Decimal
 from typing import NamedTuple
 
@@ -217,7 +217,7 @@ def _folded(payload: bytes) -> str | None:
     return base64.b64encode(packed).decode() if len(packed) <= COMMAND_BYTES else None
 
 
-def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool) -> None:
+def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool, kept: Collection[int]) -> None:
     """Remove what only the containers of a job needed; what cannot be removed stays, and is told in the log.
 
     Args:
@@ -225,10 +225,13 @@ def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool) ->
         bucket: where it was staged.
         attempts: how many attempts it had.
         checkpoints: whether there are any, which nobody needs either.
+        kept: attempts of which nothing is left but what they have told ahead of their artifact.
     """
+    spared = tuple(beginning for attempt in kept for beginning in keys.told_ahead(job_id, attempt))
     try:
         for key in bucket.keys(keys.of_job(job_id)):
-            bucket.delete(key)
+            if not key.startswith(spared):
+                bucket.delete(key)
         for attempt, slot in itertools.product(range(1, attempts + 1), range(CHECKPOINT_SLOTS)) if checkpoints else ():
             bucket.delete(keys.checkpoint(job_id, attempt, slot))
     except StorageError as error:
