@@ -69,21 +69,19 @@ def test_cell_map_tl_a_task_that_reaches_its_limit_keeps_what_is_done_and_anothe
         assert tasks(own) == 2
 
 
-@pytest.mark.parametrize("kept", [True, False], ids=["artifact", "no artifact"])
 def test_cell_map_cx_a_task_that_somebody_cancels_keeps_what_is_done_and_nothing_more_is_begun(
-    store: ObjectStore, tmp_path: Path, *, kept: bool
+    account: Account,
 ) -> None:
-    with accounts.opened(store.url, store.bucket, tmp_path, behaviour=Behaviour(keep_failed_artifacts=kept)) as own:
-        futures = under_way(own)
-        own.client.tasks.cancel(str(futures[0].task_id))
-        told = told_by(futures)
-        assert own.task(futures[0]).status == "canceled"
-        assert told[:3] == [0, 1, "yes"]
-        unknown = told.count("maybe")
-        assert told[3:] == ["maybe"] * unknown + ["no"] * (COUNT - 3 - unknown)
-        assert unknown < (1 if kept else 10), "the container itself has told of every call"
-        assert ran(own.starts) == once(futures[:3])
-        assert tasks(own) == 1
+    futures = under_way(account)
+    account.client.tasks.cancel(str(futures[0].task_id))
+    told = told_by(futures)
+    assert account.task(futures[0]).status == "canceled"
+    assert told[:3] == [0, 1, "yes"]
+    unknown = told.count("maybe")
+    assert told[3:] == ["maybe"] * unknown + ["no"] * (COUNT - 3 - unknown)
+    assert unknown < 10
+    assert ran(account.starts) == once(futures[:3])
+    assert tasks(account) == 1
 
 
 def test_cell_map_df_a_result_that_the_containers_disk_does_not_take_is_missed_alone(account: Account) -> None:
