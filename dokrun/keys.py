@@ -53,14 +53,14 @@ def begun(job_id: str, attempt: int) -> str:
     return f"{_ROOT}/jobs/{job_id}/{attempt}/begun"
 
 
+def all_results(job_id: str, attempt: int) -> str:
+    """Tell how the keys begin of all results of an attempt that go ahead of its artifact."""
+    return f"{_ROOT}/jobs/{job_id}/{attempt}/results/"
+
+
 def results(job_id: str, attempt: int, slot: int) -> str:
     """Tell the key of some results of an attempt that go ahead of its artifact."""
-    return f"{_ROOT}/jobs/{job_id}/{attempt}/results/{slot}"
-
-
-def told_ahead(job_id: str, attempt: int) -> tuple[str, str]:
-    """Tell how the keys begin of what an attempt tells of its calls ahead of its artifact."""
-    return begun(job_id, attempt), f"{_ROOT}/jobs/{job_id}/{attempt}/results/"
+    return f"{all_results(job_id, attempt)}{slot}"
 
 
 def checkpoint(job_id: str, attempt: int, slot: int) -> str:

@@ -23,8 +23,10 @@ from storefaults import FaultyStore
 import dokrun as dok
 from dokrun import engine, keys
 from dokrun.api import Client
+from dokrun.engine.attempts import Attempts
 from dokrun.engine.portions import Portions
 from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.reports import Outcome
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing
 from dokrun.options import Options
@@ -427,6 +429,46 @@ def test_with_retries_what_was_lost_with_a_container_runs_again(starts: Path, ga
 
 
 # Another process.
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_whoever_attaches_to_a_map_that_has_lost_a_container_gets_what_each_of_its_tasks_has(
+    account: pytest.MonkeyPatch, tmp_path: Path, starts: Path, gate: Path, *, elsewhere: bool
+) -> None:
+    items = [(starts, number, 2, 0.11, gate) for number in range(8)]
+    coming = chores.lose.options(detach=True).starmap(items)
+    first = [next(coming), next(coming)]
+    handle = coming.futures[0].handle
+    gate.touch()
+    told = [*first, *told_by(coming)]
+    assert told[:2] == [0, 1]
+    assert told[-1] == 7
+    # It ends when it has removed from the bucket what nobody needs any more.
+    engine.reset()
+    if elsewhere:
+        account.setenv("DOKRUN_STATE_DIR", str(tmp_path / "elsewhere"))
+    attached = dok.attach(handle)
+    assert isinstance(attached, Map)
+    assert [said(one) for one in told_by(attached)] == [said(one) for one in told]
+
+
+def test_whoever_is_attached_counts_the_attempts_of_each_call_and_not_those_of_the_job() -> None:
+    watching = Attempts(dok.Retry(1), ours=False)
+    unbegun = Outcome(error=dok.TaskFailed("lost", ran="no"), again=True)
+    for attempt in (1, 2):
+        final, following = watching.after([(0, unbegun)], attempt)
+        assert not final
+        assert following is not None
+    died = Outcome(error=dok.WorkerDied("died", ran="yes", signal=9))
+    final, following = watching.after([(0, died)], 3)
+    assert not final, "it has started once, and may start once more"
+    assert following is not None
+    assert watching.after([(0, died)], following.attempt) == ([(0, died)], None)
+
+
+def said(told: object) -> object:
+    return (type(told), told.ran, told.task_id) if isinstance(told, dok.TaskFailed) else told
+
 
 MAP = """
     import os, sys, time

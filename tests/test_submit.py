@@ -20,7 +20,7 @@ from dokrun.bucket import Bucket
 from dokrun.config import BucketSettings
 from dokrun.emulator.objects import ObjectStore
 from dokrun.engine.definition import Identity, digest
-from dokrun.engine.submit import CLIENT, PAUSES_S, POSTS, GivenUp, Submitter, Unknown
+from dokrun.engine.submit import CLIENT, PAUSES_S, POSTS, GivenUp, Submitter, Unknown, only
 from dokrun.secret import Secret
 from dokrun.shim import protocol
 
@@ -328,7 +328,7 @@ def test_cell_post_du_a_request_that_was_taken_twice_leaves_one_task(attempt: At
 def test_of_ended_tasks_without_a_claim_none_is_preferred_to_one_that_may_still_start(attempt: Attempt) -> None:
     former, fresh = end(attempt, attempt.put()), attempt.put()
     assert attempt.submitter().choose(attempt.identity, 1, [former, fresh]).id == fresh.id
-    assert attempt.submitter().find(attempt.identity, 1, former={fresh.id}) == former
+    assert attempt.submitter().find(attempt.identity, only(1), former={fresh.id}) == former
     attempt.claim(former.id)
     assert attempt.submitter().choose(attempt.identity, 1, [former, fresh]).id == former.id
     wait_for(lambda: attempt.left == [])

@@ -47,6 +47,8 @@ class Attempts:
         self._ours = ours
         self._failures: dict[int, list[BaseException]] = {}
         self._stagings = 0
+        # How many attempts there were before the first that was seen.
+        self._unseen: int | None = None
         # Whether the process that has submitted the job may begin another, which this one cannot see.
         self.others_go_on = False
 
@@ -55,9 +57,10 @@ class Attempts:
 
         `pays` tells whether the job's `max_yen` pays for another task.
         """
+        self._unseen = attempt - 1 if self._unseen is None else self._unseen
         idle = all(outcome.again for _, outcome in told)
         self._stagings = self._stagings + 1 if idle and told else 0
-        again = [(number, outcome) for number, outcome in told if self._goes_on(number, outcome, attempt)]
+        again = [(number, outcome) for number, outcome in told if self._goes_on(number, outcome, self._unseen)]
         if again and self._ours and not pays:
             for _, outcome in again:
                 _say_spent(outcome.error)
@@ -73,18 +76,17 @@ class Attempts:
         final = [(number, outcome) for number, outcome in told if number not in chosen]
         return final, Next(attempt + claimed, again, pause_s)
 
-    def _goes_on(self, number: int, outcome: Outcome, attempt: int) -> bool:
+    def _goes_on(self, number: int, outcome: Outcome, unseen: int) -> bool:
         """Tell whether a call is tried again."""
         error = outcome.error
         if error is None:
             return False
-        if not self._ours:
-            self._failures.setdefault(number, []).append(error)
-            return outcome.again or attempt <= self.retry.times
         if outcome.again:
-            return self._stagings < STAGINGS  # the retries are for what has started
+            return not self._ours or self._stagings < STAGINGS  # the retries are for what has started
         failures = self._failures.setdefault(number, [])
         failures.append(error)
+        if not self._ours:
+            return unseen + len(failures) <= self.retry.times
         if _given_up(error) or not self.retry.allows(failures):
             self._say_why(error, failures)
             return False
@@ -100,7 +102,8 @@ class Attempts:
         failures = self._failures.get(number, ())
         told = [failed.ran if isinstance(failed, errors.CallFailed) else "yes" for failed in failures]
         # Of attempts that another process has made, this one does not know.
-        unknown = self.others_go_on or (not self._ours and attempt > 1)
+        unseen = attempt - 1 if self._unseen is None else self._unseen
+        unknown = self.others_go_on or (not self._ours and unseen > 0)
         told += ["maybe"] if unknown else []
         return max((last, *told), key=_CERTAINTY.index)
 

@@ -48,20 +48,18 @@ def attempt_of(task: Task) -> int:
     return _number(task, protocol.ATTEMPT)
 
 
-def chosen_of(task: Task, count: int) -> set[int]:
-    """Tell which of a job's calls, so many in all, a task is for."""
-    command = task.containers[0].command if task.containers else []
-    text = command[protocol.CHOSEN_ARGUMENT] if len(command) > protocol.CHOSEN_ARGUMENT else ""
-    try:
-        spans = read_chosen(text, count)
-    except EnvelopeError:
-        return set()  # nor can its container
-    return {number for first, end in spans for number in range(first, end)}
-
-
 def retry_of(task: Task) -> Retry:
     """Tell how many more attempts there may be after the first, and the pauses between them."""
     return Retry(_number(task, protocol.RETRIES), backoff=_number(task, protocol.BACKOFF))
+
+
+def chosen_of(task: Task, count: int) -> set[int]:
+    """Tell which of a job's calls a task is for; none where that cannot be read."""
+    arguments = task.containers[0].command[protocol.CHOSEN_ARGUMENT :] if task.containers else []
+    try:
+        return {number for span in read_chosen("".join(arguments), count) for number in range(*span)}
+    except EnvelopeError:
+        return set()
 
 
 def _number(task: Task, name: str) -> int:

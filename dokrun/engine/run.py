@@ -15,18 +15,17 @@ from dokrun.engine.attempts import Attempts, Next, Told
 from dokrun.engine.bill import Bill
 from dokrun.engine.definition import Identity, attempt_of, chosen_of, digest, retry_of
 from dokrun.engine.ending import Ending
-from dokrun.engine.former import look_back
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
 from dokrun.engine.lines import of_call, users_own
-from dokrun.engine.outcome import Found, find_outcomes
+from dokrun.engine.outcome import find_outcomes
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Expected, Numbered, described
 from dokrun.engine.settling import Settling
 from dokrun.engine.stage import Attempt, stage
 from dokrun.engine.steps import Steps
-from dokrun.engine.submit import GivenUp, Unknown, not_submitted
+from dokrun.engine.submit import GivenUp, Unknown, from_on, not_submitted
 from dokrun.engine.watch import Batch, Watched
 from dokrun.engine.workers import Workers
 from dokrun.outcomes import Outcomes
@@ -178,7 +177,9 @@ class Run:
 
     def _look_for(self) -> None:
         try:
-            task = self._parts.submitter.look_for(self._identity, self._progress.attempt, self.name)
+            # Of a single call the last attempt tells all; of many, each tells of other ones.
+            which = max if len(self.calls) == 1 else from_on(1)
+            task = self._parts.submitter.look_for(self._identity, self._progress.attempt, self.name, which)
         except GivenUp as error:
             raise not_submitted(self.name, "its client ended before") from error
         except Unknown as error:
@@ -186,17 +187,8 @@ class Run:
         except errors.ApiError as error:
             self._refused(error)
         else:
-            if len(self.calls) > 1:
-                self._look_back(task)
-            self._bind(task)
-
-    def _look_back(self, last: Task) -> None:
-        """Settle the calls that the last attempt is not for."""
-        for task, found in look_back(self._parts, self._identity, self.name, len(self.calls), last):
-            self._progress.update(attempt=attempt_of(task), task_id=task.id)
-            self._keep_ahead(found)
-            self._settling.settle(found.outcomes)
-        self._chosen = chosen_of(last, len(self.calls))
+            gone = errors.TaskFailed(f"a task of {self.name} no longer exists; somebody deleted it", ran="maybe")
+            self._follow_into(task, self._settling.each_left(gone, lasting=True))
 
     # While the task lives.
 
@@ -337,12 +329,17 @@ class Run:
         self._bill.close(task, self._record)
         self._progress.update(running_since=None)
         expected = self._expected()
-        found = find_outcomes(self._parts, self._identity, expected, task)
+        try:
+            found = find_outcomes(self._parts, self._identity, expected, task)
+        except errors.ResultNotFetched as error:
+            self._pass_over(error)
+            return
         if found.holder and self._follow(found.holder):
             return
         self._bill.close(task, self._record, found)
-        self._keep_ahead(found)
         self._progress.update(artifact=found.artifact)
+        if found.artifact is None:
+            self._settling.without_artifact.add(self._progress.attempt)
         self._parts.journal.note(self._record.id, Step("ended", self._progress.attempt, task.id, detail=task.status))
         self._progress.update(status=task.status)
         if self._job is None:
@@ -358,9 +355,14 @@ class Run:
         else:
             self._begin_next(following, self._job, self._image)
 
-    def _keep_ahead(self, found: Found) -> None:
-        if found.artifact is None:
-            self._settling.keep(self._progress.attempt)
+    def _pass_over(self, error: errors.ResultNotFetched) -> None:
+        """Go on with the calls that a later task was for, if there is one, where one's outcomes cannot be had now."""
+        later, attempt = None, self._progress.attempt + 1
+        if self._job is None and len(self.calls) > 1:
+            later = self._parts.submitter.look(self._identity, from_on(attempt))
+        if later is None:
+            raise error
+        self._follow_into(later, self._settling.each_left(error, lasting=False))
 
     def _follow(self, task_id: str) -> bool:
         """Go over to the task that has started the attempt, if it is one of the job's own."""
@@ -396,15 +398,19 @@ class Run:
     def _await(self, following: Next) -> None:
         """Wait for the next task of the process that has submitted this job, or settle if that makes none."""
         self._rejected.add(self._progress.task_id or "")
-        self._parts.sleep(following.pause_s)
-        task = self._parts.submitter.find(self._identity, following.attempt, self._rejected)
+        which = from_on(following.attempt)
+        task = self._parts.submitter.find(self._identity, which, self._rejected, due_in_s=following.pause_s)
         if task is None:
             self._attempts.others_go_on = True
             self._settle(following.calls)
         else:
-            self._chosen = {number for number, _ in following.calls} & chosen_of(task, len(self.calls))
-            self._settling.settle([told for told in following.calls if told[0] not in self._chosen])
-            self._bind(task)
+            self._follow_into(task, following.calls)
+
+    def _follow_into(self, task: Task, former: Sequence[Told]) -> None:
+        """Go on with the calls that a task is for; what the attempts before it have told is final for the others."""
+        self._chosen = chosen_of(task, len(self.calls))
+        self._settling.settle([told for told in former if told[0] not in self._chosen])
+        self._bind(task)
 
     def _settle(self, told: Sequence[Told]) -> None:
         """Give the last outcomes, and remove what only the container needed."""

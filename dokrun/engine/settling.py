@@ -22,6 +22,9 @@ class Settling:
         parts: the engine's.
         calls: the job's calls.
         attempts: its attempts so far.
+
+    Attributes:
+        without_artifact: those of them that have ended and left none.
     """
 
     def __init__(self, parts: Parts, calls: Outcomes, attempts: Attempts) -> None:
@@ -29,8 +32,7 @@ class Settling:
         self._calls = calls
         self._attempts = attempts
         self._kinds: Counter[str] = Counter()
-        # Attempts that have left no artifact.
-        self._ahead: set[int] = set()
+        self.without_artifact: set[int] = set()
 
     def settle(self, told: Sequence[Told]) -> None:
         """Give some calls their outcomes."""
@@ -38,10 +40,6 @@ class Settling:
             self._kinds[outcome.told] += 1
             self._locate(number, outcome.error)
         self._calls.settle((number, Result(outcome.value, outcome.error)) for number, outcome in told)
-
-    def keep(self, attempt: int) -> None:
-        """Leave in the bucket what an attempt has sent ahead: for whoever attaches later, there is nothing else."""
-        self._ahead.add(attempt)
 
     def each_left(self, error: BaseException, *, lasting: bool) -> list[Told]:
         """Make of one error the outcome of every call that has none."""
@@ -60,7 +58,13 @@ class Settling:
             # What a failed call has saved may be all that is left of it.
             checkpoints = not failed and self._attempts.retry.times > 0
             attempts = self._calls.progress.attempt
-            unstage(self._calls.job_id, self._parts.bucket, attempts, checkpoints=checkpoints, kept=self._ahead)
+            unstage(
+                self._calls.job_id,
+                self._parts.bucket,
+                attempts,
+                checkpoints=checkpoints,
+                without_artifact=self.without_artifact,
+            )
 
     def _locate(self, number: int, error: BaseException | None) -> None:
         """Let an error of ours say which call it is about, and whether its function ran in any attempt."""

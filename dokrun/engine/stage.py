@@ -217,7 +217,9 @@ def _folded(payload: bytes) -> str | None:
     return base64.b64encode(packed).decode() if len(packed) <= COMMAND_BYTES else None
 
 
-def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool, kept: Collection[int]) -> None:
+def unstage(
+    job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool, without_artifact: Collection[int] = ()
+) -> None:
     """Remove what only the containers of a job needed; what cannot be removed stays, and is told in the log.
 
     Args:
@@ -225,12 +227,15 @@ def unstage(job_id: str, bucket: Bucket, attempts: int, *, checkpoints: bool, ke
         bucket: where it was staged.
         attempts: how many attempts it had.
         checkpoints: whether there are any, which nobody needs either.
-        kept: attempts of which nothing is left but what they have told ahead of their artifact.
+        without_artifact: those of its attempts that left none: how far they came, and what they sent ahead, is
+            nowhere else for whoever attaches.
     """
-    spared = tuple(beginning for attempt in kept for beginning in keys.told_ahead(job_id, attempt))
+    staying = tuple(
+        key for attempt in without_artifact for key in (keys.begun(job_id, attempt), keys.all_results(job_id, attempt))
+    )
     try:
         for key in bucket.keys(keys.of_job(job_id)):
-            if not key.startswith(spared):
+            if not key.startswith(staying):
                 bucket.delete(key)
         for attempt, slot in itertools.product(range(1, attempts + 1), range(CHECKPOINT_SLOTS)) if checkpoints else ():
             bucket.delete(keys.checkpoint(job_id, attempt, slot))

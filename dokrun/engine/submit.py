@@ -49,6 +49,20 @@ class GivenUp(Exception):
     """The attempt's claim is the client's now: its function has not started, and will not."""
 
 
+# Chooses an attempt among those of which there are tasks.
+Which = Callable[[Sequence[int]], int]
+
+
+def only(attempt: int) -> Which:
+    """Choose an attempt, and no other."""
+    return lambda _there: attempt
+
+
+def from_on(attempt: int) -> Which:
+    """Choose an attempt, or else the next one of which there is a task."""
+    return lambda there: min((number for number in there if number >= attempt), default=attempt)
+
+
 @dataclass(frozen=True)
 class Submitter:
     """Creates tasks, finds them again, and settles who may start.
@@ -105,33 +119,43 @@ class Submitter:
                 if identity.owns(task) and attempt_of(task) == attempt:
                     return task
                 _log.warning("the service's answer is not about %s; looking for its task", request.name)
-            found = self.find(identity, attempt, former)
+            found = self.find(identity, only(attempt), former)
             if found is not None:
                 return found
             if self.closing() or not wanted():
                 break
         return self.give_up(identity, attempt)
 
-    def find(self, identity: Identity, attempt: int | None, former: Collection[str] = ()) -> Task | None:
-        """Look for the task of an attempt until it shows, or has had time enough to.
+    def find(
+        self, identity: Identity, which: Which, former: Collection[str] = (), *, due_in_s: float = 0.0
+    ) -> Task | None:
+        """Look for the task of an attempt until it shows, or has had time enough to; `former` ones are passed over.
 
-        Without an attempt, for one of the last that there is; `former` ones are passed over.
+        One that is made only when `due_in_s` seconds are over may be there already all the same, since somebody else
+        began to count.
         """
-        for pause_s in PAUSES_S:
+        for pause_s in (0.0, due_in_s, *PAUSES_S) if due_in_s else PAUSES_S:
             self.sleep(pause_s)
             try:
-                found = [task for task in self.tasks_of(identity) if task.id not in former]
+                found = self.look(identity, which, former)
             except errors.ApiError as error:
                 _log.debug("could not look for job %s: %s", identity.job_id, error)
                 continue
-            wanted = max(map(attempt_of, found), default=0) if attempt is None else attempt
-            tasks = [task for task in found if attempt_of(task) == wanted]
-            if tasks:
-                return self.choose(identity, wanted, tasks)
+            if found is not None:
+                return found
         return None
 
-    def look_for(self, identity: Identity, attempt: int, name: str) -> Task:
-        """Find the last task of a job that another process has submitted, or see to it that none will start.
+    def look(self, identity: Identity, which: Which, former: Collection[str] = ()) -> Task | None:
+        """Look once for the task of an attempt. Raises ApiError."""
+        found = [task for task in self.tasks_of(identity) if task.id not in former]
+        wanted = which([attempt_of(task) for task in found] or [0])
+        tasks = [task for task in found if attempt_of(task) == wanted]
+        return self.choose(identity, wanted, tasks) if tasks else None
+
+    def look_for(self, identity: Identity, attempt: int, name: str, which: Which) -> Task:
+        """Find a task of a job that another process has submitted, or see to it that none will start.
+
+        It is one of the attempt that `which` chooses among those that there are.
 
         Raises:
             Tampered: a task bears its tag and is not what the handle says.
@@ -140,7 +164,7 @@ class Submitter:
             ApiError: the service refused, or did not answer; a task that is only not seen is left alone.
         """
         _log.warning("looking for the task of %s, for a minute at most", name)
-        found = self.find(identity, None)
+        found = self.find(identity, which)
         if found is not None:
             return found
         tagged = self.client.tasks.iterate(tag=keys.job_tag(identity.job_id))

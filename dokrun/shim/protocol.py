@@ -93,8 +93,8 @@ BLOB_SIZE = 1 << 20
 
 # Where the table of addresses stands in the command; what is not carried there is fetched.
 ADDRESSES_ARGUMENT = 4
-# And behind it which calls are to be run, where not all are.
-CHOSEN_ARGUMENT = 5
+# And which calls are to be run, where not all are.
+CHOSEN_ARGUMENT = ADDRESSES_ARGUMENT + 1
 FETCHED = "-"
 
 # The container's exit status where its image has no Python: a shell's for a program that is not there.
