@@ -1,8 +1,9 @@
 """A runtime for the emulator whose containers play dokrun's shim, in a thread and a few milliseconds each.
 
-It keeps to the protocol: reads the payload of the real definition, verifies it, takes the claim with the shim's own
-code at the real address, counts the function's start, and leaves a real manifest and real envelopes. What the
-supervisor itself does with a process, other tests show; here it is only the client's other half.
+It keeps to the protocol: reads the payload of the real definition, verifies it, takes the claim and gives the calls out
+with the shim's own code at the real addresses, counts each call's start, sends its result ahead and announces it, and
+leaves a real manifest and real envelopes. What the supervisor itself does with a process, other tests show; here it is
+only the client's other half.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import itertools
 import json
 import pickle
+import secrets
 import signal
+import struct
 import threading
 import zlib
 from collections import Counter, deque
@@ -27,10 +31,11 @@ from dokrun.api.models import ContainerRequest
 from dokrun.emulator.log import Log
 from dokrun.emulator.runtime import CannotStart
 from dokrun.shim import claim, envelope, fetch, protocol, report
+from dokrun.shim.pending import Pending, begun_with
 
 # The entrypoint of a task that is somebody else's, and whose artifact says that it is ours.
 IMPOSTOR = "impostor"
-FATES = ("cannot start", "dies early", "stalls", "dies after the claim")
+FATES = ("cannot start", "dies early", "stalls", "dies after the claim", "sends nothing ahead")
 _LOOK_S = 0.02
 
 
@@ -57,6 +62,7 @@ class Scripted:
     """The runtime. `fates` are those of the next containers, in order; `happened` counts what was played.
 
     `reach` makes of an address in a definition one that containers reach; `evil` is the file that nobody may touch.
+    `idle` counts, for each job, the containers that have started none of its calls.
     """
 
     reach: Callable[[str], str]
@@ -64,6 +70,7 @@ class Scripted:
     fates: deque[str] = field(default_factory=deque)
     going: threading.Event = field(default_factory=threading.Event)
     happened: Counter[str] = field(default_factory=Counter)
+    idle: Counter[str] = field(default_factory=Counter)
     defects: list[BaseException] = field(default_factory=list)
     folder: Path = Path()
 
@@ -75,6 +82,7 @@ class Scripted:
         fate = self.fates.popleft() if self.fates and container.entrypoint != [IMPOSTOR] else ""
         self.happened[fate] += 1
         if fate == "cannot start":
+            self.idle[container.environment[protocol.JOB_ID]] += 1
             log.end()
             raise CannotStart("there is no such program")
         (self.folder / task_id / "artifact").mkdir(parents=True)
@@ -104,6 +112,10 @@ class Container:
         self._terminated = threading.Event()
         self._manifest: dict[str, Any] = {"format": protocol.FORMAT, "failure": None, "checkpoint": None}
         self._manifest.update(reports=[], calls=[])
+        self._started = False
+        # What its lines in the log bear, and where results may go ahead.
+        self._word = secrets.token_hex(8)
+        self._slots: deque[tuple[int, str]] = deque()
         threading.Thread(target=self._main, name=f"container {task_id}", daemon=True).start()
 
     async def wait(self) -> int:
@@ -125,6 +137,8 @@ class Container:
             pass
         except BaseException as error:  # noqa: BLE001 - a defect of the script's own, which the test shall see
             self._runtime.defects.append(error)
+        if not self._started and self._request.entrypoint != [IMPOSTOR]:
+            self._runtime.idle[self._request.environment[protocol.JOB_ID]] += 1
         self._loop.call_soon_threadsafe(self._ended.set_result, status)
 
     def _say(self, line: str) -> None:
@@ -149,12 +163,13 @@ class Container:
         try:
             if self._fate == "stalls":
                 self._pause(self._runtime.going.is_set)
-            header, segments = self._receive()
-            self._manifest.update(job=header["job"], attempt=self._attempt)
-            self._take_claim()
+            calls = self._receive()
+            self._manifest.update(job=calls.job_id, attempt=self._attempt)
+            spans = envelope.read_chosen("".join(self._request.command[protocol.CHOSEN_ARGUMENT :]), len(calls))
+            self._take_claim(spans)
             if self._fate == "dies after the claim":
                 raise Killed
-            self._run(*_arguments(header, segments))
+            self._drain(calls, spans)
         except fetch.DigestError as error:
             self._fail(protocol.TAMPERED, str(error))
         except fetch.FetchError as error:
@@ -179,7 +194,7 @@ class Container:
     def _addresses(self) -> Any:
         return json.loads(self._runtime.reach(self._request.command[protocol.ADDRESSES_ARGUMENT]))
 
-    def _receive(self) -> tuple[dict[str, Any], list[envelope.Segment]]:
+    def _receive(self) -> Calls:
         payload = self._request.command[protocol.ADDRESSES_ARGUMENT - 1]
         sha256, size = (self._request.environment[name] for name in protocol.PAYLOAD_VARIABLES)
         if payload == protocol.FETCHED:
@@ -189,59 +204,89 @@ class Container:
         else:
             data = zlib.decompress(base64.b64decode(payload))
         assert hashlib.sha256(data).hexdigest() == sha256
-        return envelope.unpack(data)
+        return Calls(*envelope.unpack(data))
 
-    def _take_claim(self) -> None:
+    def _take_claim(self, spans: list[envelope.Span]) -> None:
         self._pause(lambda: True)
         where = self._addresses["claim"]
-        claim.take(where["put"], where["get"], self._task_id)
+        claim.take(where["put"], where["get"], self._task_id, begun_with(spans, 1))
 
-    def _run(self, folder: str, number: int, acts: tuple[str, ...]) -> None:
-        self._pause(lambda: True)
-        self._say(protocol.STARTED.format(0, 0, self._attempt))
+    def _drain(self, calls: Calls, spans: list[envelope.Span]) -> None:
+        """Run the calls, one by one; each is given out only when it is written down how far they have come."""
+        self._say(protocol.WORD.format(self._word))
+        where = self._addresses
+        if self._fate != "sends nothing ahead":
+            self._slots.extend(enumerate(where.get("results", [])))
+        pending, reason = Pending(spans, 1, where.get("begun", ""), self._without), protocol.NOT_BEGUN
+        try:
+            self._pause(lambda: True)
+            # None is known to be quick, so none is announced ahead of its turn.
+            while (span := pending.take(1, 0.0)) is not None:
+                self._run(span[0], *calls.arguments(span[0]))
+                self._pause(lambda: True)
+        except Stopped:
+            reason = protocol.STOPPED
+        for span in pending.rest():
+            message = protocol.WAS_STOPPED if reason == protocol.STOPPED else pending.trouble
+            self._without(span, protocol.failure(reason, "no", message))
+
+    def _run(self, call: int, folder: str, number: int, acts: tuple[str, ...]) -> None:
+        self._say(protocol.STARTED.format(call, call, self._attempt))
+        self._started = True
         start = counting.begin(folder, number)
         act = acts[min(start, len(acts)) - 1]
         self._runtime.happened[act] += 1
+        if act == "vanishes":
+            raise Killed
         try:
-            if act == "vanishes":
-                raise Killed
             if act == "hangs":
                 self._pause(lambda: counting.released(folder, number))
-            self._tell(act, number, start)
         except Stopped:
-            self._without(protocol.failure(protocol.STOPPED, "yes", "the container was stopped"))
+            self._without((call, call + 1), protocol.failure(protocol.STOPPED, "yes", protocol.WAS_STOPPED))
+            raise
+        self._tell(call, act, number, start)
 
-    def _tell(self, act: str, number: int, start: int) -> None:
+    def _tell(self, call: int, act: str, number: int, start: int) -> None:
         if act == "dies":
             message = "the process was killed by SIGKILL"
-            self._without(protocol.failure(protocol.DIED, "yes", message, signal=int(signal.SIGKILL)))
+            failure = protocol.failure(protocol.DIED, "yes", message, signal=int(signal.SIGKILL))
+            self._without((call, call + 1), failure)
         elif act == "raises":
             header, segments = report.exception_report(counting.Raised(number, start))
-            self._report(envelope.pack({**header, "call": 0}, segments))
+            self._report(call, envelope.pack({**header, "call": call}, segments))
         elif act == "tampers":
-            self._report(_value(Evil(self._runtime.evil)), sha256=hashlib.sha256(b"").hexdigest())
+            evil = _value(call, Evil(self._runtime.evil))
+            self._report(call, evil, sha256=hashlib.sha256(b"").hexdigest())
         else:
-            self._report(_value((number, start)))
+            self._report(call, _value(call, (number, start)))
 
     def _play_impostor(self) -> int:
         """Say that the job's call has ended with a value, in a manifest that names it rightly."""
         self._pause(self._runtime.going.is_set)
         (job,) = self._request.command
         self._manifest.update(job=job, attempt=1)
-        self._report(_value(Evil(self._runtime.evil)))
+        self._report(0, _value(0, Evil(self._runtime.evil)))
         self._say(protocol.STARTED.format(0, 0, 1))
         return self._end(0)
 
-    def _report(self, data: bytes, *, sha256: str = "") -> None:
-        path = self.artifact_dir / protocol.REPORTS_DIR / "0-1"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-        entry = {"path": f"{protocol.REPORTS_DIR}/0-1", "sha256": sha256 or hashlib.sha256(data).hexdigest()}
-        self._manifest["reports"].append({**entry, "size": len(data)})
+    def _report(self, call: int, data: bytes, *, sha256: str = "") -> None:
+        path = f"{protocol.REPORTS_DIR}/0-{call + 1}"
+        file = self.artifact_dir / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(data)
+        entry = {"path": path, "sha256": sha256 or hashlib.sha256(data).hexdigest(), "size": len(data)}
+        self._manifest["reports"].append(entry)
+        if self._slots:
+            slot, address = self._slots.popleft()
+            try:
+                fetch.send(address, data, "application/octet-stream")
+            except fetch.FetchError:
+                return  # it waits for the artifact
+            self._say(protocol.RESULTS.format(self._word, slot, entry["sha256"], entry["size"]))
 
-    def _without(self, failure: dict[str, Any]) -> None:
-        """Say why the call has no report."""
-        self._manifest["calls"].append({"calls": [0, 1], "failure": failure})
+    def _without(self, span: envelope.Span, failure: dict[str, Any]) -> None:
+        """Say why some calls have no report."""
+        self._manifest["calls"].append({"calls": list(span), "failure": failure})
 
     def _fail(self, reason: str, message: str) -> None:
         self._manifest["failure"] = protocol.failure(reason, "no", message)
@@ -255,17 +300,30 @@ class Container:
         return status
 
 
-def _arguments(header: dict[str, Any], segments: list[envelope.Segment]) -> tuple[Any, ...]:
-    """Unpickle what the only call is called with."""
-    record = segments[header["calls"][0]["records"]].data
-    assert record is not None
-    pickled, buffers, given = envelope.read_record(record)
-    assert not buffers
-    assert not given
-    args, _ = envelope.load_value([pickled])
-    return tuple(args)
+class Calls:
+    """The calls of a payload, of one function all of them."""
+
+    def __init__(self, header: dict[str, Any], segments: list[envelope.Segment]) -> None:
+        self.job_id = header["job"]
+        (pack,) = header["calls"]
+        records, offsets = segments[pack["records"]].data, segments[pack["offsets"]].data
+        assert records is not None
+        assert offsets is not None
+        bounds = struct.unpack(f"<{pack['count'] + 1}Q", offsets)
+        self._records = [records[first:end] for first, end in itertools.pairwise(bounds)]
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def arguments(self, number: int) -> Any:
+        """Unpickle what a call is called with."""
+        record = envelope.read_record(self._records[number])
+        assert not record.buffers
+        assert not record.given
+        args, _ = envelope.load_value([record.pickled])
+        return args
 
 
-def _value(value: Any) -> bytes:
+def _value(call: int, value: Any) -> bytes:
     segments = envelope.dump_value(value, pickle.dumps)
-    return envelope.pack({"kind": "value", "value": list(range(len(segments))), "call": 0}, segments)
+    return envelope.pack({"kind": "value", "value": list(range(len(segments))), "call": call}, segments)
