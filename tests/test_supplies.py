@@ -21,6 +21,7 @@ from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.shim import fetch, protocol
 from dokrun.shim.envelope import Segment, segment_of
+from dokrun.shim.pending import Pending
 from dokrun.shim.supplies import Supplies
 
 __all__ = ["faulty", "quick"]
@@ -114,18 +115,62 @@ def begin_of(given: str) -> int:
 
 
 def test_no_more_lies_there_than_there_is_room_for(faulty: FaultyStore, tmp_path: Path) -> None:
-    segments, addresses = [], {}
-    for _ in range(5):
-        data = os.urandom(1000)
-        address, sha256 = stored(faulty, data)
-        addresses[sha256] = address
-        segments.append(Segment(sha256, len(data)))
-    supplies = Supplies(segments, addresses, str(tmp_path), [], {n: (n,) for n in range(5)}, room_bytes=1)
-    for number, segment in enumerate(segments):
+    segments, addresses = shelf(faulty, 5)
+    needs: dict[int, tuple[str, ...]] = dict(enumerate((sha256,) for sha256 in segments))
+    supplies = Supplies(segments, addresses, str(tmp_path), [], needs, room_bytes=1)
+    for number, sha256 in enumerate(segments):
         assert supplies.reach(number, 5) == (number + 1, None)
-        assert [path.name for path in tmp_path.iterdir()] == [segment.sha256]
+        assert [path.name for path in tmp_path.iterdir()] == [sha256]
         supplies.release((number, number + 1))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.timeout(30)
+def test_what_cannot_be_had_takes_no_room_and_keeps_nobody_waiting(faulty: FaultyStore, tmp_path: Path) -> None:
+    segments, addresses = shelf(faulty, 20)
+    digests, needs = list(segments), dict[int, tuple[str, ...]]()
+    # Each call needs something of its own that is not there, and something that is.
+    needs.update((n, (digests[2 * n], digests[2 * n + 1])) for n in range(10))
+    for sha256 in digests[::2]:
+        del addresses[sha256]
+    supplies = Supplies(segments, addresses, str(tmp_path), [], needs, room_bytes=1)
+    for number in range(10):
+        reached, failure = supplies.reach(number, 10)
+        assert (reached, failure and failure["ran"]) == (number, "no")
+        supplies.release((number, number + 1))
+
+
+def test_calls_that_come_back_while_another_waits_in_vain_go_before_it(faulty: FaultyStore, tmp_path: Path) -> None:
+    segments, addresses = shelf(faulty, 1)
+    (sha256,) = segments
+    faulty.add(StoreFault("hold", "GET", f"*/{sha256}"))
+    Bucket(faulty.settings).put(keys.blob(sha256), os.urandom(1000))  # it is not what it was any more
+    supplies = Supplies(segments, addresses, str(tmp_path), [], {5: (sha256,)})
+    failed: list[Any] = []
+    pending = Pending([(3, 6)], 1, "", lambda span, failure: failed.append((span, failure["ran"])), supplies)
+    assert [pending.take(1, 0.0), pending.take(1, 0.0)] == [(3, 4), (4, 5)]
+    taken: list[Any] = []
+    waiting = threading.Thread(target=lambda: taken.append(pending.take(1, 0.0)))
+    waiting.start()
+    faulty.wait_for("hold")
+    pending.give_back((4, 5))
+    pending.give_back((3, 4))
+    faulty.let_go()
+    waiting.join()
+    assert taken == [(3, 4)]
+    assert failed == []
+    assert [pending.take(1, 0.0), pending.take(1, 0.0)] == [(4, 5), None]
+    assert failed == [((5, 6), "no")]
+
+
+def shelf(faulty: FaultyStore, count: int) -> tuple[dict[str, Segment], dict[str, str]]:
+    """Put some objects into the bucket. Tells their segments and their addresses, by digest."""
+    segments, addresses = {}, {}
+    for _ in range(count):
+        data = os.urandom(1000)
+        address, sha256 = stored(faulty, data)
+        segments[sha256], addresses[sha256] = Segment(sha256, len(data)), address
+    return segments, addresses
 
 
 # On the whole road.

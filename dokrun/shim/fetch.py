@@ -6,6 +6,7 @@ client has said.
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import contextlib
 import errno
 import functools
 import hashlib
@@ -23,6 +24,8 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.5
 READ_TIMEOUT_S = 60.0
+# For what can do without.
+SHORT_TIMEOUT_S = 5.0
 CHUNK = 1 << 20
 LARGEST_TABLE = 64 << 20
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
@@ -60,21 +63,29 @@ def fetch(
     aside = f"{path}.{os.getpid()}.part"
     with open(aside, "wb"):
         pass
-    _Download(url, aside, size, timeout_s, alone_s).run()
+    try:
+        _Download(url, aside, size, timeout_s, alone_s).run()
+        _verify(url, aside, sha256)
+        os.replace(aside, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(aside)
+        raise
+
+
+def _verify(url: str, path: str, sha256: str) -> None:
     digest = hashlib.sha256()
-    with open(aside, "rb") as file:
+    with open(path, "rb") as file:
         for chunk in iter(lambda: file.read(CHUNK), b""):
             digest.update(chunk)
     if digest.hexdigest() != sha256:
-        os.unlink(aside)
         raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
-    os.replace(aside, path)
 
 
-def repeated(url: str, once: Callable[[], T]) -> T:
+def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
     """Do something at an address, again where that may help. Raises FetchError, without the address's query."""
     pause_s = FIRST_PAUSE_S
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in range(1, attempts + 1):
         try:
             return once()
         except FetchError:
@@ -87,7 +98,7 @@ def repeated(url: str, once: Callable[[], T]) -> T:
             problem = str(getattr(error, "reason", error)) or type(error).__name__
             if getattr(error, "errno", None) in FULL:
                 break
-        if attempt < ATTEMPTS:
+        if attempt < attempts:
             time.sleep(pause_s)
             pause_s *= 2
     raise FetchError(f"{url.partition('?')[0]}: {problem}")
@@ -103,20 +114,32 @@ def send(url: str, data: bytes, kind: str) -> None:
     _send(url, lambda: io.BytesIO(data), len(data), kind)
 
 
-def send_file(url: str, path: str, size: int, kind: str) -> None:
-    """PUT a file of a content type. Raises FetchError."""
-    _send(url, functools.partial(io.FileIO, path), size, kind)
+def send_file(url: str, path: str, size: int, kind: str, *, once: bool = False) -> None:
+    """PUT a file of a content type, or try to for a little while. Raises FetchError."""
+    opened = functools.partial(io.FileIO, path)
+    if once:
+        _send(url, opened, size, kind, attempts=1, timeout_s=SHORT_TIMEOUT_S)
+    else:
+        _send(url, opened, size, kind)
 
 
-def _send(url: str, opened: Callable[[], io.IOBase], size: int, kind: str) -> None:
+def _send(
+    url: str,
+    opened: Callable[[], io.IOBase],
+    size: int,
+    kind: str,
+    *,
+    attempts: int = ATTEMPTS,
+    timeout_s: float = READ_TIMEOUT_S,
+) -> None:
     def once() -> None:
         with opened() as data:
             headers = {"Content-Length": str(size), "Content-Type": kind}
             request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-            with urllib.request.urlopen(request, timeout=READ_TIMEOUT_S):
+            with urllib.request.urlopen(request, timeout=timeout_s):
                 pass
 
-    repeated(url, once)
+    repeated(url, once, attempts)
 
 
 def read_once(request: urllib.request.Request, limit: int, timeout_s: float) -> bytes:

@@ -84,8 +84,10 @@ class Lane:
                     return
                 self._run(span, pending, reports)
         finally:
-            self._discard_worker()
-            self.ended.set()
+            try:
+                self._discard_worker()
+            finally:
+                self.ended.set()  # whatever else goes wrong, nobody shall wait for this lane
 
     def show_stacks(self) -> None:
         """Have the worker write to the log where it is, without waiting for that."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # How much of the time that has passed the calls may take that are announced ahead of their turn.
 AHEAD = 0.02
 LEAST_AHEAD_S = 0.5
+MOST_AHEAD_S = 10.0
+# Calls that are no quicker are announced when their turn comes.
+QUICK_PER_S = 1.0
 
 
 class Pending:
@@ -86,16 +89,27 @@ class Pending:
     def _supplied(self, span: Span) -> int:
         """Wait for what the first of some calls needs. Tells up to which one all is there.
 
-        Where it cannot be had, the call has failed, and no call is ready.
+        Where it cannot be had, no call is ready.
         """
         first, end = span
         if self._supplies is None:
             return end
         reached, failure = self._supplies.reach(first, end)
-        if failure is not None and self._taken(first + 1) is not None:
-            self._failed((first, first + 1), failure)
-            self.done((first, first + 1))
+        if failure is not None:
+            self._refuse(first, failure)
         return reached
+
+    def _refuse(self, number: int, failure: Dict[str, Any]) -> None:
+        """Let a call fail, unless others that came back meanwhile are before it now."""
+        with self._lock:
+            if self._closed or not self._spans or self._spans[0][0] != number:
+                return
+            first, end = self._spans.popleft()
+            if first + 1 < end:
+                self._spans.appendleft((first + 1, end))
+            self._left -= 1
+        self._failed((number, number + 1), failure)
+        self.done((number, number + 1))
 
     def _taken(self, cut: int) -> Optional[Span]:
         with self._lock:
@@ -138,8 +152,8 @@ class Pending:
             return
         from . import fetch
 
-        ahead_s = max(LEAST_AHEAD_S, AHEAD * (time.monotonic() - self._started))
-        begun = end + int(ahead_s * per_second) * self._lanes
+        ahead_s = min(MOST_AHEAD_S, max(LEAST_AHEAD_S, AHEAD * (time.monotonic() - self._started)))
+        begun = end + (int(ahead_s * per_second) * self._lanes if per_second > QUICK_PER_S else 0)
         fetch.send(self._address, json.dumps({"begun": begun}).encode(), "application/json")
         self._begun = begun
 

@@ -71,11 +71,13 @@ def receive(folder: str, payload: str, addresses: Dict[str, Any], calls: str) ->
         spans = envelope.read_chosen(calls, len(packs))
         os.makedirs(blobs)
         supplies = None
-        if any(segment.data is None for segment in segments):
+        elsewhere = {segment.sha256: segment for segment in segments if segment.data is None}
+        if elsewhere:
             from .supplies import Supplies, needs_of
 
+            first = (segments[number].sha256 for number in _first(header) if segments[number].data is None)
             needs = needs_of(packs, segments, spans)
-            supplies = Supplies(segments, addresses.get("blobs", {}), blobs, _first(header), needs)
+            supplies = Supplies(elsewhere, addresses.get("blobs", {}), blobs, first, needs)
             supplies.wait()
         lay_out(header.get("source", []), segments, folder)
         lay_out_given([segments[number] for number in header.get("given", [])], blobs)

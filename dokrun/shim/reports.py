@@ -21,6 +21,7 @@ from .envelope import Span
 LARGE_BYTES = 4 << 20
 # At the very end the artifact is nearly there, so no large file is sent.
 LAST_BYTES = 1 << 20
+LAST_WAIT_S = 5.0
 CHUNK = 1 << 20
 
 Entry = Dict[str, Any]
@@ -52,11 +53,11 @@ class Reports:
         self._count = 0
         self._last: List[Entry] = []
         self._changed = threading.Condition()
+        self._publishing = threading.Lock()
         self._ending = False
         self._started = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        if slots:
-            self._thread.start()
+        self._thread.start()
 
     def add(self, path: str, *, good: bool) -> None:
         """Take a file of reports that is whole."""
@@ -72,21 +73,20 @@ class Reports:
             self.good = False
 
     def finish(self) -> None:
-        """Put what is left into the manifest."""
+        """Put what is left into the manifest. What is being sent meanwhile is not waited for."""
         with self._changed:
             self._ending = True
             self._changed.notify()
-        if self._slots:
-            self._thread.join()
+        self._last = self._publish()
         # What a function has removed meanwhile is no file of a stranger's.
         self.entries[:] = [entry for entry in self.entries if os.path.exists(self._path(entry))]
-        self._last = self._published(self._files)
 
     def send_last(self) -> None:
-        """Send what was left, unless it is large: the artifact is nearly there."""
-        for entry in self._last:
+        """Send what was left, unless it is large, or the store is slow: the artifact is nearly there."""
+        self._thread.join(LAST_WAIT_S)
+        for entry in self._last if not self._thread.is_alive() else ():
             if entry["size"] <= LAST_BYTES:
-                self._send(entry)
+                self._send(entry, once=True)
 
     def _run(self) -> None:
         while True:
@@ -94,21 +94,23 @@ class Reports:
             wait_s = max(protocol.RESULTS_LEAST_WAIT_S, protocol.RESULTS_WAIT * passed_s)
             with self._changed:
                 self._changed.wait_for(lambda: self._files or self._ending)
-                if self._changed.wait_for(lambda: self._ending, timeout=wait_s) or self._used == len(self._slots):
+                if self._changed.wait_for(lambda: self._ending, timeout=wait_s):
                     return
-                files, self._files = self._files, []
-            for entry in self._published(files):
+            for entry in self._publish():
                 self._send(entry)
 
-    def _published(self, files: List[str]) -> List[Entry]:
-        """Put files into the manifest, the small ones together. Tells what it says of them."""
-        large = [path for path in files if _size(path) >= LARGE_BYTES]
-        small = [path for path in files if _size(path) < LARGE_BYTES]
-        if len(small) > 1:
-            small = self._merged(small)
-        entries = [entry for path in large + small for entry in _entry(path)]
-        self.entries += entries
-        return entries
+    def _publish(self) -> List[Entry]:
+        """Put what has come into the manifest, small files together. Tells what it says of them."""
+        with self._publishing:
+            with self._changed:
+                files, self._files = self._files, []
+            large = [path for path in files if _size(path) >= LARGE_BYTES]
+            small = [path for path in files if _size(path) < LARGE_BYTES]
+            if len(small) > 1:
+                small = self._merged(small)
+            entries = [entry for path in large + small for entry in _entry(path)]
+            self.entries += entries
+            return entries
 
     def _merged(self, files: List[str]) -> List[str]:
         self._count += 1
@@ -128,14 +130,14 @@ class Reports:
     def _path(self, entry: Entry) -> str:
         return os.path.join(self._out, os.path.basename(entry["path"]))
 
-    def _send(self, entry: Entry) -> None:
+    def _send(self, entry: Entry, *, once: bool = False) -> None:
         from . import fetch
 
         if self._used == len(self._slots):
             return
         slot, self._used = self._used, self._used + 1
         try:
-            fetch.send_file(self._slots[slot], self._path(entry), entry["size"], "application/octet-stream")
+            fetch.send_file(self._slots[slot], self._path(entry), entry["size"], "application/octet-stream", once=once)
         except OSError as error:
             output.say(f"[dokrun] results wait for the artifact: {error}")
         else:

@@ -7,6 +7,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import collections
+import contextlib
 import itertools
 import os
 import shutil
@@ -27,21 +28,21 @@ class Supplies:
     """Brings segments that lie elsewhere into a folder, each under its digest. For any thread.
 
     Args:
-        segments: the payload's.
-        addresses: where they are to be had, by digest.
+        segments: those that lie elsewhere, by their digests.
+        addresses: where they are to be had, by their digests too.
         folder: where they come to.
-        first: the numbers of those that are needed before any call.
+        first: those that are needed before any call.
         needs: which ones each call needs, in the order of their turns; see `needs_of`.
         room_bytes: how much may lie there before its turn.
     """
 
     def __init__(
         self,
-        segments: List[Segment],
+        segments: Dict[str, Segment],
         addresses: Dict[str, str],
         folder: str,
-        first: Iterable[int],
-        needs: Dict[int, Tuple[int, ...]],
+        first: Iterable[str],
+        needs: Dict[int, Tuple[str, ...]],
         *,
         room_bytes: int = ROOM_BYTES,
     ) -> None:
@@ -50,13 +51,13 @@ class Supplies:
         self._folder = folder
         self._needs = needs
         self._room_bytes = room_bytes
-        self._first = {number for number in first if segments[number].data is None}
-        self._users = collections.Counter(itertools.chain(self._first, *map(set, needs.values())))
+        self._first = tuple(dict.fromkeys(first))
+        self._users = collections.Counter(itertools.chain(self._first, *needs.values()))
         self._coming = list(dict.fromkeys(itertools.chain(self._first, *needs.values())))[::-1]
-        self._there: Set[int] = set()
-        self._failed: Dict[int, Exception] = {}
+        self._there: Set[str] = set()
+        self._failed: Dict[str, Exception] = {}
         self._held_bytes = 0
-        self._awaited: List[int] = []
+        self._awaited: List[str] = []
         self._closed = False
         self._changed = threading.Condition()
         for _ in range(min(STREAMS, len(self._coming))):
@@ -64,8 +65,8 @@ class Supplies:
 
     def wait(self, calls: Iterable[int] = ()) -> None:
         """Wait for what is needed before any call, and for what some calls need. Raises OSError and ValueError."""
-        for number in itertools.chain(self._first, *(self._needs.get(call, ()) for call in calls)):
-            self._await(number)
+        for sha256 in itertools.chain(self._first, *(self._needs.get(call, ()) for call in calls)):
+            self._await(sha256)
 
     def reach(self, first: int, end: int) -> Tuple[int, Optional[Dict[str, Any]]]:
         """Wait for what the first of some calls needs. Tells up to which one all is there, or why it will not be."""
@@ -83,13 +84,10 @@ class Supplies:
     def release(self, span: Span) -> None:
         """Remove what only calls need that have come to an end."""
         with self._changed:
-            for number in itertools.chain.from_iterable(set(self._needs.pop(call, ())) for call in range(*span)):
-                self._users[number] -= 1
-                if not self._users[number] and number in self._there:
-                    segment = self._segments[number]
-                    self._there.remove(number)
-                    self._held_bytes -= segment.size
-                    _remove(self._path(segment))
+            for sha256 in itertools.chain.from_iterable(self._needs.pop(call, ()) for call in range(*span)):
+                self._users[sha256] -= 1
+                if sha256 in self._there:
+                    self._remove_unused(sha256)
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -98,14 +96,14 @@ class Supplies:
             self._closed = True
             self._changed.notify_all()
 
-    def _await(self, number: int) -> None:
+    def _await(self, sha256: str) -> None:
         with self._changed:
-            self._awaited.append(number)
+            self._awaited.append(sha256)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._closed or number in self._there or number in self._failed)
-            self._awaited.remove(number)
-            if number in self._failed:
-                raise self._failed[number]
+            self._changed.wait_for(lambda: self._closed or sha256 in self._there or sha256 in self._failed)
+            self._awaited.remove(sha256)
+            if sha256 in self._failed:
+                raise self._failed[sha256]
 
     def _run(self) -> None:
         while True:
@@ -113,49 +111,54 @@ class Supplies:
                 self._changed.wait_for(self._may_go_on)
                 if self._closed or not self._coming:
                     return
-                number = self._coming.pop()
-                if not self._users[number]:
+                sha256 = self._coming.pop()
+                if not self._users[sha256]:
                     continue  # the calls that needed it have failed for want of something else
-                self._held_bytes += self._segments[number].size
+                size = self._segments[sha256].size
+                self._held_bytes += size
+            failed = None
             try:
-                self._fetch(self._segments[number])
+                fetch.fetch(self._addresses.get(sha256, ""), self._path(sha256), sha256, size)
             except Exception as error:  # noqa: BLE001 - it is told to whoever needs it
-                self._tell(number, error)
-            else:
-                self._tell(number)
+                failed = error
+            self._tell(sha256, failed)
 
     def _may_go_on(self) -> bool:
-        if self._closed or not self._coming:
+        if self._closed or not self._coming or self._held_bytes < self._room_bytes:
             return True
-        return self._held_bytes < self._room_bytes or self._coming[-1] in self._awaited
+        return self._coming[-1] in self._awaited or not self._users[self._coming[-1]]
 
-    def _fetch(self, segment: Segment) -> None:
-        fetch.fetch(self._addresses.get(segment.sha256, ""), self._path(segment), segment.sha256, segment.size)
-
-    def _tell(self, number: int, error: Optional[Exception] = None) -> None:
+    def _tell(self, sha256: str, error: Optional[Exception]) -> None:
         with self._changed:
             if error is None:
-                self._there.add(number)
+                self._there.add(sha256)
+                self._remove_unused(sha256)
             else:
-                self._failed[number] = error
+                self._failed[sha256] = error
+                self._held_bytes -= self._segments[sha256].size
             self._changed.notify_all()
 
-    def _path(self, segment: Segment) -> str:
-        return os.path.join(self._folder, segment.sha256)
+    def _remove_unused(self, sha256: str) -> None:
+        if self._users[sha256]:
+            return
+        self._there.remove(sha256)
+        self._held_bytes -= self._segments[sha256].size
+        with contextlib.suppress(OSError):  # a function may have removed it
+            os.unlink(self._path(sha256))
+        # Under its own name it may be there too.
+        shutil.rmtree(self._path(sha256) + protocol.NAMED, ignore_errors=True)
+
+    def _path(self, sha256: str) -> str:
+        return os.path.join(self._folder, sha256)
 
 
-def needs_of(packs: Packs, segments: List[Segment], spans: List[Span]) -> Dict[int, Tuple[int, ...]]:
+def needs_of(packs: Packs, segments: List[Segment], spans: List[Span]) -> Dict[int, Tuple[str, ...]]:
     """Tell which segments that lie elsewhere each of some calls needs; calls that need none are left out."""
     needs = {}
     for number in itertools.chain.from_iterable(itertools.starmap(range, spans)):
         record = packs.record(number, segments)
-        there = tuple(it for it in (*record.buffers, *record.given) if segments[it].data is None)
+        needed = (segments[it] for it in (*record.buffers, *record.given))
+        there = tuple(dict.fromkeys(segment.sha256 for segment in needed if segment.data is None))
         if there:
             needs[number] = there
     return needs
-
-
-def _remove(path: str) -> None:
-    os.unlink(path)
-    # Under its own name it may be there too.
-    shutil.rmtree(path + protocol.NAMED, ignore_errors=True)
