@@ -24,6 +24,7 @@ from dokrun import keys
 from dokrun.bucket import Bucket
 from dokrun.emulator import Behaviour
 from dokrun.emulator.objects import ObjectStore
+from dokrun.engine.attempts import LOSSES
 from dokrun.shim.envelope import segment_of
 
 __all__ = ["account", "faulty", "place"]
@@ -166,3 +167,12 @@ def test_cell_map_vm_calls_that_another_version_has_pickled_are_not_opened_and_n
         assert job is not None
         assert Bucket(faulty.settings).read(keys.claim(job.job_id, 1)) is None
         assert (tasks(own), chores.started(own.starts)) == (1, 0)
+
+
+def test_calls_that_each_take_their_container_along_do_not_go_on_for_ever(account: Account) -> None:
+    futures = chores.vanish.map([account.starts] * 9).futures
+    lost = [failure(future) for future in futures]
+    assert {type(error) for error in lost} == {dok.TaskFailed}
+    assert [error.ran == "no" for error in lost] == [False] * LOSSES + [True] * (9 - LOSSES)
+    assert "5 containers in a row were lost before any call had ended" in str(lost[-1])
+    assert chores.started(account.starts) == tasks(account) == LOSSES

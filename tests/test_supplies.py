@@ -19,6 +19,7 @@ import dokrun as dok
 from dokrun import keys
 from dokrun.api import Client
 from dokrun.bucket import Bucket
+from dokrun.engine.packing import MOST_HELD_BYTES
 from dokrun.shim import fetch, protocol
 from dokrun.shim.envelope import Segment, segment_of
 from dokrun.shim.pending import Pending
@@ -198,6 +199,17 @@ def test_what_many_calls_are_given_is_sent_at_the_same_time_and_may_be_changed_m
 def first_of(starts: Path, array: np.ndarray) -> float:
     chores.begin(starts)
     return float(array[0])
+
+
+def test_of_many_small_arrays_no_more_travels_in_the_payload_than_is_soon_there(
+    quick: FaultyStore, starts: Path
+) -> None:
+    given = [np.full(40_000, number) for number in range(80)]
+    assert list(chores.size_of.map([starts] * 80, given)) == [40_000] * 80
+    (payload,) = quick.asked("PUT", "*/payload")
+    apart = sum(len(request.body) == given[0].nbytes for request in quick.asked("PUT", "*/blobs/*"))
+    assert len(payload.body) < MOST_HELD_BYTES + (1 << 20)
+    assert apart == 80 - MOST_HELD_BYTES // given[0].nbytes
 
 
 def test_where_one_cannot_be_sent_nothing_is(quick: FaultyStore, starts: Path, client: Client) -> None:

@@ -15,6 +15,10 @@ _log = logging.getLogger("dokrun.engine")
 
 # How many tasks there may be, one after another, of which none starts a function.
 STAGINGS = 3
+# How many containers may be lost, one after another, without a call that has come to its end.
+LOSSES = 5
+_NO_MONEY = "there was no further attempt, since what is left of its max_yen does not pay for one"
+_NO_USE = f"there was no further attempt, since {LOSSES} containers in a row were lost before any call had ended"
 _CERTAINTY: tuple[errors.Ran, ...] = ("no", "maybe", "yes")
 
 # What became of a call in an attempt, by its number.
@@ -47,6 +51,9 @@ class Attempts:
         self._ours = ours
         self._failures: dict[int, list[BaseException]] = {}
         self._stagings = 0
+        self._losses = 0
+        # How many calls the last attempt was for.
+        self._asked: int | None = None
         # How many attempts there were before the first that was seen.
         self._unseen: int | None = None
         # Whether the process that has submitted the job may begin another, which this one cannot see.
@@ -60,13 +67,17 @@ class Attempts:
         self._unseen = attempt - 1 if self._unseen is None else self._unseen
         idle = all(outcome.again for _, outcome in told)
         self._stagings = self._stagings + 1 if idle and told else 0
+        self._count_losses(told)
         again = [(number, outcome) for number, outcome in told if self._goes_on(number, outcome, self._unseen)]
-        if again and self._ours and not pays:
+        # What has retries may try again, and takes along what was never begun.
+        hopeless = self._losses >= LOSSES and all(outcome.again for _, outcome in again)
+        if again and self._ours and (hopeless or not pays):
             for _, outcome in again:
-                _say_spent(outcome.error)
+                _say(outcome.error, _NO_USE if pays else _NO_MONEY)
             again = []
         if not again:
             return told, None
+        self._asked = len(again)
         chosen = {number for number, _ in again}
         failed = [len(self._failures[number]) for number in chosen if number in self._failures]
         for _, outcome in again:
@@ -75,6 +86,13 @@ class Attempts:
         pause_s = 0.0 if idle else self.retry.pause_s(max(failed, default=1))
         final = [(number, outcome) for number, outcome in told if number not in chosen]
         return final, Next(attempt + claimed, again, pause_s)
+
+    def _count_losses(self, told: Sequence[Told]) -> None:
+        ended = [
+            outcome for _, outcome in told if not outcome.again and not isinstance(outcome.error, errors.TaskFailed)
+        ]
+        early = self._asked is not None and len(told) < self._asked
+        self._losses = 0 if ended or early else self._losses + 1
 
     def _goes_on(self, number: int, outcome: Outcome, unseen: int) -> bool:
         """Tell whether a call is tried again."""
@@ -108,9 +126,8 @@ class Attempts:
         return max((last, *told), key=_CERTAINTY.index)
 
 
-def _say_spent(error: BaseException | None) -> None:
+def _say(error: BaseException | None, why: str) -> None:
     """Let an error of ours tell why there is no further attempt, though more were allowed; a user's own is let be."""
-    why = "there was no further attempt, since what is left of its max_yen does not pay for one"
     if isinstance(error, errors.CallFailed):
         error.args = (f"{error.args[0]}; {why}",)
     else:

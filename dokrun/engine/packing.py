@@ -7,7 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from dokrun.shim import protocol
-from dokrun.shim.envelope import Segment, segment_of, write_record
+from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, segment_of, write_record
+
+# Of many calls' buffers so much travels in the payload, all of which is there before the first call.
+MOST_HELD_BYTES = 16 << 20
 
 # Brings a segment to safety that is kept by its content; what it returns lies elsewhere, or is left as it was.
 Keep = Callable[[Segment], Segment]
@@ -24,21 +27,33 @@ class Segments(list[Segment]):
         super().__init__()
         self._keep = keep
         self._numbers: dict[str, int] = {}
+        # How many bytes travel in the payload itself, and how many segments lie elsewhere.
+        self.held_bytes = 0
+        self.kept = 0
 
     def put(self, segment: Segment, *, shared: bool = False) -> int:
         """Add a segment. Tells its number. With `shared`, it may be there already, and others may use it too."""
         number = self._numbers.get(segment.sha256)
         if number is not None:
             return number
-        if shared and segment.size >= protocol.BLOB_SIZE:
+        if shared and self._goes_apart(segment.size):
             segment = self._keep(segment)
         elif segment.data is not None:
             # What the caller does to it afterwards changes nothing.
             segment = segment._replace(data=memoryview(bytes(segment.data)))
+        if segment.data is None:
+            self.kept += 1
+        else:
+            self.held_bytes += segment.size
         self.append(segment)
         if shared:
             self._numbers[segment.sha256] = len(self) - 1
         return len(self) - 1
+
+    def _goes_apart(self, size: int) -> bool:
+        """Tell whether something is worth an object of its own: what is large, or what makes the payload so."""
+        large = size >= protocol.BLOB_SIZE
+        return large or (size >= SMALLEST_BUFFER and self.held_bytes + size > MOST_HELD_BYTES)
 
 
 class Pack:

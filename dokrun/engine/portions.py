@@ -13,6 +13,8 @@ from dokrun.outcomes import Outcomes
 # What one task is given at most. A generator is looked at so far ahead of its results.
 MOST_CALLS = 100_000
 MOST_BYTES = 64 << 20
+# Objects of their own, each with an address in the table that the container reads.
+MOST_KEPT = 20_000
 
 
 def counts(size: int, tasks: int) -> list[int]:
@@ -73,7 +75,7 @@ class Portions:
             preparing = self._prepare()
             for args in itertools.chain([first], self._calls):
                 preparing.add(args, {})
-                if preparing.calls >= self._most or preparing.size_bytes >= MOST_BYTES:
+                if preparing.calls >= self._most or preparing.size_bytes >= MOST_BYTES or preparing.kept >= MOST_KEPT:
                     break
             return self._begin(preparing.job())
         except StorageError as error:

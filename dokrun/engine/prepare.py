@@ -131,7 +131,12 @@ class Preparing:
     @property
     def size_bytes(self) -> int:
         """How large their arguments are so far, without what is kept elsewhere."""
-        return self._pack.size_bytes
+        return self._pack.size_bytes + self._segments.held_bytes
+
+    @property
+    def kept(self) -> int:
+        """How many objects lie elsewhere that they need."""
+        return self._segments.kept
 
     def add(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Add a call. Raises NotSerializable, which names the argument, and where inside it."""
