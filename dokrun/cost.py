@@ -67,7 +67,8 @@ class Quote:
         tasks: how many tasks they share.
         least: what the service bills at least: the plan's minimum for each task.
         expected: what it will cost if it goes as on this machine's past calls of the function; None if there are none.
-        most: what it costs if it takes as long as it may: up to its time limit in every attempt, or `max_yen`.
+        most: what it costs if it takes as long as it may: up to its time limit in every attempt, or `max_yen`. Without
+            that, many gigabytes to be fetched, or containers that are lost, may add to it.
         yen_per_minute: what it costs while a task runs.
         past: how many past tasks the expectation rests on.
     """
