@@ -9,12 +9,13 @@ import asyncio
 import dataclasses
 import functools
 import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast
 
-from dokrun.errors import OptionError, suggest
+from dokrun.errors import OptionError, SubmitFailed, suggest
 
 if TYPE_CHECKING:
     from dokrun.future import Future
@@ -99,7 +100,10 @@ class Map(Generic[T]):
         self._jobs: deque[Outcomes] = deque()
         self._taken = 0
         self._ready: deque[Result] = deque()
-        self._exhausted = False
+        # Whether no more items are looked at, and why not all of them were; the lock is whoever's that looks at some.
+        self._exhausted = threading.Event()
+        self._broken: BaseException | None = None
+        self._looking = threading.RLock()
         self._size = size
         from dokrun.display import Display
         from dokrun.progress import Far
@@ -137,7 +141,7 @@ class Map(Generic[T]):
                 self._wait()
                 if not self._fill():
                     self._display.end()
-                    raise StopIteration
+                    raise self._take_broken() or StopIteration
         except KeyboardInterrupt:
             costs = next((f" and may {job.progress.costs}" for job in self._jobs if job.progress.costs), "")
             print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
@@ -158,7 +162,7 @@ class Map(Generic[T]):
                         wait.look()
             if not await asyncio.to_thread(self._fill):
                 self._display.end()
-                raise StopAsyncIteration
+                raise self._take_broken() or StopAsyncIteration
         return self._given(self._ready.popleft())
 
     def __await__(self) -> Generator[Any, None, list[T]]:
@@ -170,20 +174,20 @@ class Map(Generic[T]):
         """A future for each call whose results come yet; items that were not looked at until now are, all of them."""
         while self._begin_another():
             pass
+        if self._broken is not None:
+            raise self._broken
         return [job.future(number) for job in self._jobs for number in range(len(job))]
 
     def cancel(self) -> bool:
         """Cancel the calls that have no result yet; their task is told to end. Tells whether there were any."""
-        self._exhausted = True
-        stopped = [job.cancel() for job in self._jobs]
-        for job in self._jobs:
-            if job.progress.cancel is not None:
-                job.progress.cancel()
+        self._exhausted.set()
+        # Another thread may be about to add one, which it cancels itself.
+        stopped = [_cancel(job) for job in self._jobs.copy()]
         return any(stopped)
 
     def __repr__(self) -> str:
         """Tell the function's name and how far its tasks are."""
-        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs) or 'over'}>"
+        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs.copy()) or 'over'}>"
 
     async def _all(self) -> list[T]:
         return [result async for result in self]
@@ -200,7 +204,7 @@ class Map(Generic[T]):
         from dokrun.progress import together
 
         far = functools.reduce(together, [job.far for job in self._jobs], self._before)
-        known = far.total if self._exhausted else None
+        known = far.total if self._exhausted.is_set() else None
         return dataclasses.replace(far, total=known if self._size is None else self._size)
 
     def _may_go_on(self) -> bool:
@@ -235,15 +239,28 @@ class Map(Generic[T]):
 
         Where that fails, no more are looked at: those before the one that cannot be sent would be missing.
         """
-        if self._exhausted:
-            return False
-        self._exhausted = True
-        job = self._begin()
-        if job is None:
-            return False
-        self._exhausted = False
-        self._jobs.append(job)
-        return True
+        # Whoever waits in an event loop may have been cancelled, and its thread be at it still.
+        with self._looking:
+            if self._exhausted.is_set():
+                return False
+            try:
+                job = self._begin()
+            except BaseException as error:
+                self._exhausted.set()
+                self._broken = error if isinstance(error, Exception) else _interrupted(self.name, error)
+                raise
+            if job is None:
+                self._exhausted.set()
+                return False
+            self._jobs.append(job)
+            if self._exhausted.is_set():
+                _cancel(job)  # as the map was, while this one was being prepared
+            return not self._exhausted.is_set()
+
+    def _take_broken(self) -> BaseException | None:
+        """Tell why results are missing at the end, if they are; once, as every error is told."""
+        broken, self._broken = self._broken, None
+        return broken
 
     def _given(self, told: Result) -> T:
         if told.error is None:
@@ -251,3 +268,19 @@ class Map(Generic[T]):
         if self._packing.return_exceptions:
             return cast("T", told.error)
         raise told.error
+
+
+def _cancel(job: Outcomes) -> bool:
+    """Cancel what of a job has no result yet. Tells whether there was anything."""
+    stopped = job.cancel()
+    if job.progress.cancel is not None:
+        job.progress.cancel()
+    return stopped
+
+
+def _interrupted(name: str, error: BaseException) -> SubmitFailed:
+    """Make the error of a map whose items were being sent when something stopped that."""
+    stopped = f"{type(error).__name__} came while the next ones were being prepared"
+    failed = SubmitFailed(f"{name}.map is not whole: its last items were not submitted, since {stopped}", ran="no")
+    failed.__cause__ = error
+    return failed

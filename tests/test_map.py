@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
-import inspect
 import logging
 import threading
 from collections import Counter
@@ -16,6 +15,7 @@ from typing import Any
 import chores
 import numpy as np
 import pytest
+from maps import told_by
 from places import Place, kill, line, place, wait_for
 from proxied import faulty, quick
 from storefaults import FaultyStore
@@ -24,13 +24,8 @@ import dokrun as dok
 from dokrun import engine, keys
 from dokrun.api import Client
 from dokrun.engine.attempts import Attempts
-from dokrun.engine.portions import Portions
-from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.reports import Outcome
-from dokrun.jobstate import Progress
-from dokrun.map import Map, Packing
-from dokrun.options import Options
-from dokrun.outcomes import Bell, Outcomes, Result
+from dokrun.map import Map
 from dokrun.shim.envelope import segment_of
 
 __all__ = ["faulty", "place", "quick"]
@@ -44,18 +39,6 @@ def starts(tmp_path: Path) -> Path:
 @pytest.fixture
 def gate(tmp_path: Path) -> Path:
     return tmp_path / "gate"
-
-
-def told_by(coming: Map[Any]) -> list[Any]:
-    """Wait for what is left of a map; an exception stands in its place."""
-    told: list[Any] = []
-    while True:
-        try:
-            told.append(next(coming))
-        except StopIteration:
-            return told
-        except (Exception, CancelledError) as error:  # noqa: BLE001 - it is looked at
-            told.append(error)
 
 
 # Results as they come.
@@ -173,73 +156,6 @@ def test_a_map_of_nothing_sends_nothing(items: Any, client: Client) -> None:
 
 
 # How the calls are packed.
-
-
-class Begun:
-    """A map of a generator with three calls for each task; it is told by the test what becomes of them."""
-
-    def __init__(self, items: Iterator[Any]) -> None:
-        self.given: list[Any] = []
-        self.jobs: list[Outcomes] = []
-        self._bell = Bell()
-        portions = Portions(self._looked_at(items), None, 1, self._prepare, self._begin, most=3)
-        self.begin = portions.begin
-
-    def map(self) -> Map[int]:
-        return Map("halve", self.begin, self._bell, Packing())
-
-    def settle(self, number: int) -> None:
-        """Let the calls of a job return their numbers in it."""
-        job = self.jobs[number]
-        job.settle((call, Result(call)) for call in range(len(job)))
-
-    def _looked_at(self, items: Iterator[Any]) -> Iterator[tuple[Any]]:
-        for item in items:
-            self.given.append(item)
-            yield (item,)
-
-    def _prepare(self) -> Preparing:
-        function = chores.halve.local
-        return Preparing(Target(function, inspect.signature(function), "halve"), "v100-32gb", Options())
-
-    def _begin(self, job: Job) -> Outcomes:
-        self.jobs.append(Outcomes(job.id, job.calls, job.name, Progress(), self._bell))
-        return self.jobs[-1]
-
-
-def test_a_generator_is_looked_at_no_further_than_two_tasks_hold() -> None:
-    begun = Begun(iter(range(10)))
-    coming = begun.map()
-    assert [len(job) for job in begun.jobs] == [3, 3]
-    assert begun.given == list(range(6))
-    begun.settle(0)
-    assert [next(coming) for _ in range(3)] == [0, 1, 2]
-    assert begun.given == list(range(9)), "as one task is done, the next is made"
-    begun.settle(1)
-    assert [next(coming) for _ in range(3)] == [0, 1, 2]
-    assert begun.given == list(range(10))
-    begun.settle(2)
-    begun.settle(3)
-    assert list(coming) == [0, 1, 2, 0]
-
-
-def test_where_an_item_of_the_second_task_cannot_be_sent_the_first_is_cancelled() -> None:
-    begun = Begun(iter([1, 2, 3, 4, threading.Lock(), 6]))
-    with pytest.raises(dok.NotSerializable):
-        begun.map()
-    (job,) = begun.jobs
-    assert job.cancelled()
-
-
-def test_an_item_that_cannot_be_sent_is_told_once_and_what_was_sent_before_it_still_comes() -> None:
-    begun = Begun(iter([*range(7), threading.Lock(), 8, 9]))
-    coming = begun.map()
-    begun.settle(0)
-    with pytest.raises(dok.NotSerializable):
-        next(coming)
-    begun.settle(1)
-    assert list(coming) == [0, 1, 2, 0, 1, 2]
-    assert [len(job) for job in begun.jobs] == [3, 3], "nothing is sent that a gap would come before"
 
 
 @pytest.mark.usefixtures("account")
