@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
+import logging
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -14,6 +17,8 @@ from dokrun.future import Future
 from dokrun.jobstate import Progress
 from dokrun.progress import Far
 from dokrun.shim import protocol
+
+_log = logging.getLogger("dokrun")
 
 
 class Result(NamedTuple):
@@ -35,7 +40,7 @@ class Bell:
         self.changed.notify_all()
         sleepers, self._sleepers = self._sleepers, []
         for loop, sleeper in sleepers:
-            if not loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # a closed loop has nobody in it who waits
                 loop.call_soon_threadsafe(_wake, sleeper)
 
     def sleeper(self) -> asyncio.Future[None]:
@@ -143,7 +148,7 @@ class Outcomes:
             futures = [self._futures[number] for number in left if number in self._futures]
             self._bell.ring()
         for future in futures:
-            future.cancel()
+            _apart(future, future.cancel)
         return bool(left)
 
     def _cancelled_alone(self, number: int) -> None:
@@ -169,7 +174,7 @@ class Outcomes:
                         futures.append((self._futures[number], told))
             self._bell.ring()
         for future, told in futures:
-            _settle(future, told)
+            _apart(future, functools.partial(_settle, future, told))
         self.progress.update()
 
 
@@ -180,3 +185,11 @@ def _settle(future: Future[Any], told: Result) -> None:
         future.fail(told.error)
     else:
         future.settle(told.value)
+
+
+def _apart(future: Future[Any], step: Callable[[], object]) -> None:
+    """Do something that calls the callbacks of a future, and let nothing of that keep the others from their end."""
+    try:
+        step()
+    except BaseException as error:  # noqa: BLE001 - a callback may raise SystemExit, which the stdlib lets pass
+        _log.warning("a callback of %s raised %s", future.name, type(error).__name__)

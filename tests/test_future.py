@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import sys
 import threading
+from typing import Any
 
 import pytest
 
 import dokrun as dok
+from dokrun.jobstate import Progress
+from dokrun.outcomes import Bell, Outcomes, Result
 
 
 def cancel_from_many_threads(future: dok.Future[int]) -> list[int]:
@@ -90,3 +94,43 @@ def test_a_cancelled_future_lets_whoever_waits_for_its_handle_go_on() -> None:
         waiting = pool.submit(lambda: list(future.logs()))
         future.cancel()
         assert waiting.result(timeout=60) == []
+
+
+def test_a_callback_that_exits_keeps_no_other_future_of_its_job_from_its_outcome(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for cancelled in (False, True):
+        calls = Outcomes("a" * 32, 3, "train", Progress())
+        futures = [calls.future(number) for number in range(3)]
+        futures[0].add_done_callback(lambda _: sys.exit(3))
+        if cancelled:
+            assert calls.cancel()
+        else:
+            calls.settle((number, Result(number)) for number in range(3))
+        assert [future.done() for future in futures] == [True] * 3
+        assert caplog.messages == ["a callback of train raised SystemExit"]
+        caplog.clear()
+
+
+class ClosesMeanwhile(asyncio.SelectorEventLoop):
+    """A loop that is closed just before it is asked to wake somebody."""
+
+    def call_soon_threadsafe(self, *told: Any, **context: Any) -> asyncio.Handle:
+        self.close()
+        return super().call_soon_threadsafe(*told, **context)
+
+
+def test_a_loop_that_is_closed_keeps_nobody_else_from_being_woken() -> None:
+    bell = Bell()
+
+    async def sleep() -> None:
+        with bell.changed:
+            bell.sleeper()
+
+    loop = ClosesMeanwhile()
+    calls = Outcomes("a" * 32, 1, "train", Progress(), bell)
+    asyncio.run(sleep())
+    loop.run_until_complete(sleep())
+    calls.settle([(0, Result(1))])
+    assert loop.is_closed()
+    assert calls.over

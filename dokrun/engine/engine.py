@@ -312,7 +312,7 @@ class Engine:
         unfinished = [run for run in open_runs if not self._goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
-            _quietly(run.cancel_here)
+            run.cancel_here()
         going_on = [run for run in open_runs if self._goes_on(run)]
         try:
             stopped, answered = self._stop(unfinished, told)
@@ -353,11 +353,3 @@ class Engine:
 
 def _was_not_sent(run: Run) -> bool:
     return run.task_id is None and run.calls.cancelled()
-
-
-def _quietly(step: Callable[[], object]) -> None:
-    """Do something that may call what the user has given, and let nothing of that keep the others from their end."""
-    try:
-        step()
-    except BaseException as error:  # noqa: BLE001 - a callback may raise SystemExit
-        _log.warning("a callback failed while dokrun was being closed: %s", type(error).__name__)

@@ -66,8 +66,8 @@ class Run:
         self._settling = Settling(parts, calls, self._attempts)
         # Which calls the attempt under way is for; None is all of them.
         self._chosen: set[int] | None = None
-        # The task whose log is being listened to.
-        self._heard = ""
+        # The task whose log is being listened to, and the one that was seen to have ended.
+        self._heard = self._ended = ""
         self._image: Ready | None = None
         self._misses = 0
         # Tasks that are no longer looked at: further ones that the service made of one request and was told to end,
@@ -323,6 +323,7 @@ class Run:
         return Expected(self._record.id, self._progress.attempt, self.name, calls)
 
     def _finish(self, task: Task) -> None:
+        self._ended = task.id
         if self.calls.cancelled():
             self.settle_cancelled()
             return
@@ -435,7 +436,9 @@ class Run:
             self._fail(error)
             return
         # Before anything is intended, nothing is sent.
-        failed = errors.CallFailed(f"{self.name}: {error}", ran="maybe" if self._record.digest else "no")
+        ran: errors.Ran = "maybe" if self._record.digest else "no"
+        still_runs = self.task_id is not None and self.task_id != self._ended
+        failed = errors.CallFailed(f"{self.name}: {error}", ran=ran, still_runs=still_runs)
         failed.__cause__ = error
         self._fail(failed, lasting=False)
 
