@@ -370,6 +370,26 @@ def test_a_checkpoint_of_another_job_in_its_place_is_refused(quick: FaultyStore,
     assert (error.attempt, starts(tmp_path)) == (2, 1)
 
 
+def test_what_a_call_of_a_map_has_saved_stays_where_it_failed_though_another_went_well_later(
+    quick: FaultyStore, tmp_path: Path
+) -> None:
+    failed, well = part.map([tmp_path] * 2, [0, 1]).futures
+    assert isinstance(failed.exception(timeout=60), ValueError)
+    assert well.result(timeout=60) == 2
+    engine.reset()
+    assert 0 in objects(quick, failed), "it may be all that is left of it"
+
+
+@dok.remote(plan="v100-32gb", retries=Retry(1, on=OSError))
+def part(folder: Path, number: int) -> int:
+    """Save something, and fail at the first attempt: once and for all, or so that there is another."""
+    attempt = dok.current().attempt
+    if attempt == 1:
+        save(f"epoch-{number}", "1")
+        raise OSError(number) if number else ValueError(number)
+    return attempt
+
+
 def test_two_deaths_alike_end_the_call_and_keep_what_it_saved(quick: FaultyStore, tmp_path: Path) -> None:
     future = die_always.options(retries=5)(tmp_path)
     error = future.exception(timeout=60)

@@ -416,16 +416,15 @@ class Run:
     def _settle(self, told: Sequence[Told]) -> None:
         """Give the last outcomes, and remove what only the container needed."""
         self._forget(self)
-        lasting = all(outcome.lasting for _, outcome in told)
+        lasting = self._settling.lasting and all(outcome.lasting for _, outcome in told)
         if lasting and self._record.digest:
             self._parts.journal.note(self._record.id, self._settling.note(told))
         self._settling.settle(told)
         self._progress.update(over=True)
-        failed = any(outcome.error is not None for _, outcome in told)
         # Whoever has submitted a job that failed here may still have plans for it.
-        over = self._job is not None or not (failed or self._attempts.others_go_on)
+        over = self._job is not None or not (self._settling.failed or self._attempts.others_go_on)
         if lasting and over and self._record.digest:
-            self._settling.clean_up(failed=failed)
+            self._settling.clean_up()
 
     def _fail(self, error: BaseException, *, lasting: bool = True) -> None:
         self._settle(self._settling.each_left(error, lasting=lasting))

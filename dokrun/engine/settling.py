@@ -25,6 +25,8 @@ class Settling:
 
     Attributes:
         without_artifact: those of them that have ended and left none.
+        failed: whether any call has come to an error, in whichever of them.
+        lasting: whether nothing would be learnt of any call by looking again.
     """
 
     def __init__(self, parts: Parts, calls: Outcomes, attempts: Attempts) -> None:
@@ -33,11 +35,14 @@ class Settling:
         self._attempts = attempts
         self._kinds: Counter[str] = Counter()
         self.without_artifact: set[int] = set()
+        self.failed, self.lasting = False, True
 
     def settle(self, told: Sequence[Told]) -> None:
         """Give some calls their outcomes."""
         for number, outcome in told:
             self._kinds[outcome.told] += 1
+            self.failed |= outcome.error is not None
+            self.lasting &= outcome.lasting
             self._locate(number, outcome.error)
         self._calls.settle((number, Result(outcome.value, outcome.error)) for number, outcome in told)
 
@@ -52,11 +57,11 @@ class Settling:
         detail = kind if len(self._calls) == 1 else ", ".join(f"{count} {kind}" for kind, count in kinds.items())
         return Step("settled", self._calls.progress.attempt, detail="cancelled" if self._calls.cancelled() else detail)
 
-    def clean_up(self, *, failed: bool) -> None:
+    def clean_up(self) -> None:
         """Remove from the bucket what only the job's containers needed."""
         if self._parts.bucket is not None:
             # What a failed call has saved may be all that is left of it.
-            checkpoints = not failed and self._attempts.retry.times > 0
+            checkpoints = not self.failed and self._attempts.retry.times > 0
             attempts = self._calls.progress.attempt
             unstage(
                 self._calls.job_id,
