@@ -136,6 +136,11 @@ class Outcomes:
         with self._changed:
             return self._cancelled and len(self._order) == len(self._told)
 
+    def abandoned(self) -> bool:
+        """Tell whether each of them was cancelled, so that nobody asks what any has left."""
+        with self._changed:
+            return self._left_out == len(self._told)
+
     def cancel(self) -> bool:
         """Cancel what has no outcome yet. Tells whether there was anything."""
         with self._changed:

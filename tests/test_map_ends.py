@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,34 @@ def test_cell_map_df_a_result_that_the_containers_disk_does_not_take_is_missed_a
     assert values([futures[number] for number in others]) == others
     assert ran(account.starts) == once(futures)
     assert tasks(account) == 1
+
+
+@dok.remote(plan="v100-32gb")
+def note(starts: Path, number: int, gate: Path | None) -> int:
+    """Leave a file, when a gate is there if one is named."""
+    chores.begin(starts)
+    while gate is not None and not gate.exists():
+        time.sleep(0.01)
+    (dok.artifact_dir() / f"{number}.txt").write_text("noted")
+    return number
+
+
+@pytest.mark.parametrize("how", ["one of many", "what is left"])
+def test_cancelling_some_calls_takes_neither_files_nor_receipt_from_the_others(account: Account, how: str) -> None:
+    gate = account.folder / "gate"
+    futures = note.starmap([(account.starts, number, gate if number == 1 else None) for number in range(3)]).futures
+    assert futures[0].result(timeout=PATIENCE_S) == 0
+    wait_for(lambda: chores.started(account.starts) == 2)
+    if how == "one of many":
+        assert futures[2].cancel()
+        gate.touch()
+        assert futures[1].result(timeout=PATIENCE_S) == 1
+        assert {file.name for file in futures[0].files()} >= {"0.txt", "1.txt"}
+        assert note.quote(account.starts, 1, None).past == 1
+    else:
+        assert [future.cancel() for future in futures[1:]] == [True, True]
+        assert futures[0].files() == [], "a task that is cancelled leaves no artifact"
+    assert futures[0].receipt is not None
 
 
 # What another task has to run, since the first one could not.

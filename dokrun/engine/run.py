@@ -324,7 +324,7 @@ class Run:
 
     def _finish(self, task: Task) -> None:
         self._ended = task.id
-        if self.calls.cancelled():
+        if self.calls.abandoned():
             self.settle_cancelled()
             return
         self._bill.close(task, self._record)
