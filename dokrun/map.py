@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import sys
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast
@@ -96,9 +96,9 @@ class Map(Generic[T]):
         self._begin = begin
         self._bell = bell
         self._packing = packing
-        # Those that may still bring results, and how many of the first one's were handed out or are about to be.
+        # Those that may still bring results, and how many of each one's were handed out or are about to be.
         self._jobs: deque[Outcomes] = deque()
-        self._taken = 0
+        self._taken: Counter[Outcomes] = Counter()
         self._ready: deque[Result] = deque()
         # Whether no more items are looked at, and why not all of them were; the lock is whoever's that looks at some.
         self._exhausted = threading.Event()
@@ -209,26 +209,29 @@ class Map(Generic[T]):
 
     def _may_go_on(self) -> bool:
         """Tell whether there is something to hand out, or to begin; the lock is held."""
-        if not self._jobs:
-            return True
-        job = self._jobs[0]
-        return self._taken == len(job) or bool(job.ready(self._taken, ordered=self._packing.order))
+        return not self._jobs or any(self._taken[job] == len(job) or self._come(job) for job in self._next_jobs())
+
+    def _next_jobs(self) -> list[Outcomes]:
+        """Tell whose results may be handed out: those of one job after another, or of all as they come."""
+        return [*self._jobs][: 1 if self._packing.order else None]
+
+    def _come(self, job: Outcomes) -> list[Result]:
+        return job.ready(self._taken[job], ordered=self._packing.order)
 
     def _fill(self) -> bool:
         """Take what has come. Tells whether there was anything, or may be."""
         from dokrun.progress import together
 
-        while self._jobs and self._taken == len(self._jobs[0]):
-            job = self._jobs.popleft()
+        for job in [job for job in self._jobs if self._taken[job] == len(job)]:
+            self._jobs.remove(job)
             self._before = together(self._before, job.far)
-            self._taken = 0
+            del self._taken[job]
         self._advance()
-        if not self._jobs:
-            return False
-        ready = self._jobs[0].ready(self._taken, ordered=self._packing.order)
-        self._taken += len(ready)
-        self._ready.extend(ready)
-        return True
+        for job in self._next_jobs():
+            ready = self._come(job)
+            self._taken[job] += len(ready)
+            self._ready.extend(ready)
+        return bool(self._jobs)
 
     def _advance(self) -> None:
         while sum(not job.over for job in self._jobs) < max(AHEAD, self._packing.tasks) and self._begin_another():

@@ -77,8 +77,8 @@ class Begun:
         portions = Portions(self._looked_at(items), None, 1, self._prepare, self._begin, most=3)
         self.begin = portions.begin
 
-    def map(self) -> Map[int]:
-        return Map("halve", self.begin, self._bell, Packing())
+    def map(self, *, order: bool = True) -> Map[int]:
+        return Map("halve", self.begin, self._bell, Packing(order=order))
 
     def settle(self, number: int) -> None:
         """Let the calls of a job return their numbers in it."""

@@ -15,6 +15,18 @@ from waiting import PATIENCE_S
 import dokrun as dok
 
 
+def test_without_order_no_result_waits_for_another_tasks() -> None:
+    begun = Begun(iter(range(12)))
+    coming = begun.map(order=False)
+    begun.settle(1)
+    assert [next(coming) for _ in range(3)] == [0, 1, 2]
+    begun.settle(0)
+    assert [next(coming) for _ in range(3)] == [0, 1, 2]
+    begun.settle(2)
+    assert next(coming) == 0
+    assert len(begun.jobs) == 4, "those that are over make room for others"
+
+
 def test_a_generator_is_looked_at_no_further_than_two_tasks_hold() -> None:
     begun = Begun(iter(range(10)))
     coming = begun.map()
