@@ -2,7 +2,8 @@
 
 A task is adopted, watched and believed only if the service says the same of it that was sent. What differs from one
 staging or attempt of a job to the next is left out: the addresses, which lead to nothing that is not verified; the
-attempt; the checkpoint to go on from; the money that is left for it; and the name, which is for people.
+attempt, and which calls it is for; the checkpoint to go on from; the money that is left for it; and the name, which is
+for people.
 """
 
 from __future__ import annotations
