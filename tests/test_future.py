@@ -115,7 +115,7 @@ def test_a_callback_that_exits_keeps_no_other_future_of_its_job_from_its_outcome
 class ClosesMeanwhile(asyncio.SelectorEventLoop):
     """A loop that is closed just before it is asked to wake somebody."""
 
-    def call_soon_threadsafe(self, *told: Any, **context: Any) -> asyncio.Handle:  # type: ignore[override]  # whatever is called
+    def call_soon_threadsafe(self, *told: Any, **context: Any) -> asyncio.Handle:  # type: ignore[override]
         self.close()
         return super().call_soon_threadsafe(*told, **context)
 

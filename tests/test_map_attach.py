@@ -18,6 +18,7 @@ from storefaults import FaultyStore, expired
 from test_attach import patiently
 
 import dokrun as dok
+from dokrun import engine
 from dokrun.emulator import Fault
 from dokrun.shim.envelope import unpack_all
 
@@ -114,6 +115,28 @@ def test_where_the_first_tasks_results_cannot_be_fetched_now_the_others_are_got_
     assert values(told[1:]) == list(range(1, COUNT))
     account.service.faults.remove(rule)
     assert values(attached(account, error.handle)) == list(range(COUNT))
+
+
+@pytest.mark.parametrize("readable", [True, False], ids=["at the end", "by whoever attaches"])
+def test_where_the_artifact_is_gone_what_was_sent_ahead_is_used(
+    account: Account, faulty: FaultyStore, *, readable: bool
+) -> None:
+    (gone,) = account.faults(Fault("status", "GET", "/artifacts/*/download/", None, status=404))
+    # What is announced first cannot be had while the task runs, or whatever is cannot at all.
+    faulty.add(expired(SENT, method="GET", occurrence=1 if readable else None))
+    calls = [(account.starts, number) for number in range(COUNT)]
+    futures: Sequence[dok.Future[Any]] = chores.pass_on.options(detach=True).starmap(calls).futures
+    if not readable:
+        error = failure(futures[0])
+        assert isinstance(error, dok.ResultNotFetched)
+        engine.reset()
+        assert faulty.injected
+        faulty.clear()
+        futures = attached(account, error.handle)
+    assert values(futures) == list(range(COUNT))
+    assert account.injected(gone)
+    assert faulty.injected or not readable
+    assert chores.started(account.starts) == COUNT
 
 
 def test_where_somebody_has_deleted_the_first_task_its_call_is_told_as_such_and_the_others_are_got(

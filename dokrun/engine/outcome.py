@@ -85,6 +85,12 @@ def spent_by(task: Task, record: Record, receipt: Receipt, found: Found) -> Row:
     )
 
 
+def sent_ahead(parts: Parts, expected: Expected, task: Task) -> Iterator[Told]:
+    """Yield what a task that has ended has sent ahead, for where its artifact cannot be had."""
+    if parts.bucket is not None and expected.calls:
+        yield from _sent_ahead(parts, expected, task, read_log(parts.client, expected, task, parts.sleep))
+
+
 def _without(parts: Parts, identity: Identity, expected: Expected, task: Task, how: str) -> Found:
     if not expected.calls:
         return Found([])

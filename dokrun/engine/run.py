@@ -18,7 +18,7 @@ from dokrun.engine.ending import Ending
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
 from dokrun.engine.lines import of_call, users_own
-from dokrun.engine.outcome import find_outcomes
+from dokrun.engine.outcome import find_outcomes, sent_ahead
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Expected, Numbered, described
@@ -333,6 +333,8 @@ class Run:
         try:
             found = find_outcomes(self._parts, self._identity, expected, task)
         except errors.ResultNotFetched as error:
+            if len(self.calls) > 1:
+                self._take(sent_ahead(self._parts, expected, task))
             self._pass_over(error)
             return
         if found.holder and self._follow(found.holder):
@@ -362,6 +364,8 @@ class Run:
         if self._job is None and len(self.calls) > 1:
             later = self._parts.submitter.look(self._identity, from_on(attempt))
         if later is None:
+            # What was sent ahead may be all that anybody who attaches will get.
+            self._settling.without_artifact.add(attempt - 1)
             raise error
         self._follow_into(later, self._settling.each_left(error, lasting=False))
 

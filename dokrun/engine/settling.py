@@ -24,7 +24,7 @@ class Settling:
         attempts: its attempts so far.
 
     Attributes:
-        without_artifact: those of them that have ended and left none.
+        without_artifact: those of them that have ended and left none, or none that can be had.
         failed: whether any call has come to an error, in whichever of them.
         lasting: whether nothing would be learnt of any call by looking again.
     """
