@@ -105,7 +105,11 @@ class RemoteFunction(Generic[P, R_co]):
         return self._map(map(tuple, items), size_of(items), packing)
 
     def local(self, *args: P.args, **kwargs: P.kwargs) -> R_co:
-        """Run the function here and now, without pickling anything."""
+        """Run the function here and now, without pickling anything.
+
+        An argument that `dok.put` or `dok.File` made becomes its value or path, as in a container; one that lies within
+        another argument is given as it is.
+        """
         args_here, kwargs_here = here(args, kwargs, self._options.profile)
         return self._function(*args_here, **kwargs_here)
 

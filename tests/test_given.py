@@ -107,6 +107,20 @@ def test_a_function_that_runs_here_gets_the_value_and_the_path(file: Path) -> No
     assert look.rehearse(dok.File(file))[:2] == ("data.bin", b"whole")  # type: ignore[arg-type]
 
 
+@pytest.mark.usefixtures("account")
+def test_a_rehearsal_refuses_a_value_that_was_put_within_another_and_says_how_it_is_passed() -> None:
+    model = dok.put(Model(np.full(1 << 18, 2.0), "here"))
+    with pytest.raises(dok.OptionError, match=r"look_within is given what dok\.put made .*; pass it as an argument of"):
+        look_within.rehearse({"model": model})
+    assert look_within({"model": model}).result(timeout=60) == "here"
+
+
+@remote
+def look_within(models: dict[str, Model]) -> str:
+    """Tell the name of a model that lies within an argument."""
+    return models["model"].name
+
+
 def test_without_a_bucket_nothing_is_put_and_a_small_file_travels_all_the_same(
     account: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -28,6 +28,7 @@ from dokrun.engine.lost import task_failed
 from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.registries import credentials_of
 from dokrun.engine.reports import Expected, NoOutcome, Outcome, read_outcomes
+from dokrun.errors import OptionError
 from dokrun.image.container import run
 from dokrun.image.reference import Reference
 from dokrun.options import Options
@@ -54,6 +55,7 @@ def rehearse(
     `dok.artifact_dir()` is removed.
 
     Raises:
+        OptionError: an argument is not what `dok.put` made, but holds it.
         NotSerializable: an argument or the function cannot be pickled.
         SourceTooLarge: the user's files that would go along are too many.
         ImageError: the image cannot be made ready, or no Docker engine answers.
@@ -64,6 +66,11 @@ def rehearse(
     preparing = Preparing(target, merged.plan or "rehearsal", merged)
     preparing.add(args, kwargs)
     job = preparing.job()
+    if any(segment.data is None for segment in job.segments):
+        raise OptionError(
+            f"{job.name} is given what dok.put made within another value, which a rehearsal cannot fetch; "
+            "pass it as an argument of its own"
+        )
     with tempfile.TemporaryDirectory(prefix="dokrun-") as name:
         folder = Path(name)
         (folder / "artifact").mkdir()
