@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,12 @@ from places import JOB, Place, failure, kill, line, place, wait_for
 
 import dokrun as dok
 from dokrun import keys
-from dokrun.api.models import Task
+from dokrun.api.models import Container, Task
+from dokrun.cost import Price
 from dokrun.emulator import Fault
+from dokrun.engine.bill import Bill
+from dokrun.engine.journal import Record
+from dokrun.jobstate import Progress
 from dokrun.shim import protocol
 
 __all__ = ["place"]
@@ -108,6 +113,18 @@ def test_a_further_attempt_may_cost_what_the_first_one_has_left(place: Place) ->
     assert {task.execution_time_limit_sec for task in (first, second)} == {625}
     assert future.receipt is not None
     assert len(future.receipt.each_seconds) == 2
+
+
+def test_what_was_spent_counts_though_the_prices_can_no_longer_be_had(place: Place) -> None:
+    def refuse() -> dict[str, Price]:
+        raise dok.NoAnswer("the service does not tell")
+
+    bill = Bill(replace(place.here()._parts, prices=refuse), Progress(), Price("v100-32gb", Decimal("0.016"), 60))
+    record = Record("a" * 32, "second_time", "v100-32gb", 1, "", "")
+    for number in range(2):
+        container = Container(plan="v100-32gb", execution_seconds=100)
+        bill.close(Task(id=str(number), status="done", containers=[container]), record)
+    assert bill.spent == Decimal("3.2")
 
 
 @dok.remote(plan="h100-80gb", max_yen=20, retries=3)

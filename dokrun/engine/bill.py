@@ -8,21 +8,30 @@ from decimal import Decimal
 
 from dokrun import errors
 from dokrun.api.models import Task
+from dokrun.cost import Price
 from dokrun.engine.journal import Record
 from dokrun.engine.outcome import Found, spent_by
 from dokrun.engine.parts import Parts
 from dokrun.engine.receipt import receipt_of
+from dokrun.engine.spending import seconds_of
 from dokrun.jobstate import Progress
 
 _log = logging.getLogger("dokrun.engine")
 
 
 class Bill:
-    """Keeps a job's progress up to date about money."""
+    """Keeps a job's progress up to date about money.
 
-    def __init__(self, parts: Parts, progress: Progress) -> None:
+    Args:
+        parts: the engine's.
+        progress: the job's.
+        price: what the job's `max_yen` is counted by, where there is one.
+    """
+
+    def __init__(self, parts: Parts, progress: Progress, price: Price | None = None) -> None:
         self._parts = parts
         self._progress = progress
+        self._price = price
         # All that bear the job's tag and are its own.
         self._tasks: dict[str, Task] = {}
         progress.costs = "cost money" if parts.charges else ""
@@ -43,6 +52,7 @@ class Bill:
 
     def close(self, task: Task, record: Record, found: Found | None = None) -> None:
         """Take down what a task has cost that has ended, and what for, once that was found."""
+        self._tasks[task.id] = task
         receipt = receipt_of(task, self._tasks.values(), self._parts.prices, found.spent if found else None)
         if receipt is None:
             return
@@ -53,4 +63,8 @@ class Bill:
     @property
     def spent(self) -> Decimal:
         """What the tasks that have ended have cost, as far as is known."""
-        return Decimal(0) if self._progress.receipt is None else self._progress.receipt.yen
+        if self._price is None:
+            return Decimal(0) if self._progress.receipt is None else self._progress.receipt.yen
+        # Where the prices cannot be had any more, there is no receipt; what was spent is spent all the same.
+        each = [seconds_of(task) for task in self._tasks.values() if task.ended]
+        return sum((self._price.yen(seconds) for seconds in each if seconds is not None), Decimal(0))

@@ -74,7 +74,7 @@ class Run:
         # and those that ended without starting the attempt.
         self._rejected: set[str] = set()
         self._ending = Ending(parts)
-        self._bill = Bill(parts, progress)
+        self._bill = Bill(parts, progress, None if job is None else job.price)
         self._steps = Steps(parts, self._broken_off)
         progress.line = parts.queue.place
         progress.cancel = self._cancel_later
