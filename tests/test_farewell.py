@@ -8,12 +8,17 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from places import JOB, Place, line, place, wait_for
 from waiting import PATIENCE_S
 
 from dokrun import config, keys
+from dokrun.engine import farewell
+from dokrun.jobstate import Progress
+from dokrun.outcomes import Outcomes
 
 __all__ = ["place"]
 
@@ -71,6 +76,21 @@ def test_of_many_detached_calls_the_command_line_lists_the_others(place: Place) 
     assert "first, second, third, and 2 more go on" in errors
     assert errors.endswith(f"{keys.shortened(handles[2])}; dokrun ls --running shows the others\n")
     place.dokrun("cancel", *handles)
+
+
+def test_what_has_had_a_task_before_is_not_said_never_to_have_been_submitted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def left_without_task(name: str, *, tried: bool) -> Any:
+        calls = Outcomes("a" * 32, 1, name, Progress())
+        return SimpleNamespace(name=name, task_id=None, calls=calls, tried=tried, costs="")
+
+    runs = [left_without_task("first", tried=False), left_without_task("second", tried=True)]
+    farewell.tell(config.load(environ={}, config_dir=tmp_path, home=tmp_path), [], runs)
+    assert capsys.readouterr().err == (
+        "dokrun: the script ended before these were submitted: first; call them again\n"
+        "dokrun: the script ended before these were tried again: second; call them again\n"
+    )
 
 
 def test_a_second_ctrl_c_ends_the_script_at_once_and_says_what_may_be_left(place: Place) -> None:

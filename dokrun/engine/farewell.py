@@ -21,9 +21,10 @@ def tell(settings: Settings, stopped: Sequence[Run], going_on: Sequence[Run]) ->
         if any(run.detached for run in stopped):
             why = f"; on the profile {settings.profile} no call goes on without its process, detached or not"
         _say(f"cancelled what had not finished: {_several(named)}{why}")
-    lost = [run.name for run in going_on if run.task_id is None and not run.calls.over]
-    if lost:
-        _say(f"the script ended before these were submitted: {_several(lost)}; call them again")
+    for tried, what in ((False, "submitted"), (True, "tried again")):
+        lost = [r.name for r in going_on if r.task_id is None and not r.calls.over and r.tried == tried]
+        if lost:
+            _say(f"the script ended before these were {what}: {_several(lost)}; call them again")
     # A call may have been attached to as well.
     handles = {run.handle: run.name for run in going_on if run.task_id is not None}
     if handles:

@@ -86,6 +86,11 @@ class Run:
         return self._progress.task_id
 
     @property
+    def tried(self) -> bool:
+        """Whether a task before the one under way could not go on with all of its calls."""
+        return self._chosen is not None
+
+    @property
     def handle(self) -> str:
         """The job's handle, once its definition is made."""
         return self._progress.handle or ""
