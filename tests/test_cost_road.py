@@ -16,7 +16,7 @@ from attempts import job_of, main_process
 from places import JOB, Place, failure, kill, line, place, wait_for
 
 import dokrun as dok
-from dokrun import keys
+from dokrun import engine, keys
 from dokrun.api.models import Container, Task
 from dokrun.cost import Price
 from dokrun.emulator import Fault
@@ -181,6 +181,29 @@ def test_a_quote_rests_on_past_calls_of_the_function_on_the_plan(place: Place) -
     assert double.options(plan="h100-80gb").quote(2).past == 0
     assert double.options(max_yen=1, retries=2).quote(2).most == 1
     assert place.posts() == 1, "a quote sends nothing"
+
+
+def test_what_a_map_has_cost_is_known_though_the_script_ends_with_its_last_result(place: Place) -> None:
+    # The relay lets no websockets through, which early results are heard of by.
+    place.here(DOKRUN_API_URL=place.dok.api_url)
+    assert list(double.map(range(3))) == [0, 2, 4]
+    engine.reset()
+    place.here(DOKRUN_API_URL=place.dok.api_url)
+    assert double.quote.map(range(3)).past == 1
+
+
+def test_a_map_whose_task_is_not_seen_to_end_is_said_to_go_on_when_the_script_ends(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.here(DOKRUN_API_URL=place.dok.api_url)
+    results = first_stays.options(max_yen=None).map([1, 2], [place.starts] * 2)
+    assert results.futures[0].handle
+    wait_for(lambda: results.futures[0].status == "running")
+    rule = place.dok.faults.add(Fault("status", "GET", "/tasks/", None, status=503))
+    assert len(list(results)) == 2
+    engine.reset()
+    assert [one for one in place.dok.faults.injected if one.rule == rule]
+    assert "dokrun: first_stays goes on and may cost" in capsys.readouterr().err
 
 
 def test_a_quote_of_a_map_counts_its_tasks_and_uses_nothing_up(place: Place) -> None:

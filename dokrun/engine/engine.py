@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import sys
@@ -59,6 +60,8 @@ _THREADS = 4
 _PATIENCE_S = 30.0
 # A build, which nobody pays for and which leaves nothing behind, may take minutes more.
 _BUILD_PATIENCE_S = 1.0
+# How long jobs may take to end whose results are all here.
+_END_PATIENCE_S = 5.0
 
 
 class Engine:
@@ -104,7 +107,7 @@ class Engine:
             state_dir=self.settings.state_dir,
         )
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
-        self._lock = threading.Lock()
+        self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
 
     def call(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> Future[Any]:
@@ -233,7 +236,7 @@ class Engine:
     def _new_run(self, record: Record, batch: Batch, job: Job | None, bell: Bell | None = None) -> Run:
         calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
         run = Run(self._parts, record, calls, self._forget, job=job, batch=batch)
-        with self._lock:
+        with self._changed:
             self._unfinished[run] = None
         return run
 
@@ -260,7 +263,7 @@ class Engine:
 
     def _lives(self, job_id: str) -> bool:
         """Tell whether a job is this process's own."""
-        with self._lock:
+        with self._changed:
             unfinished = any(run.calls.job_id == job_id for run in self._unfinished)
         return unfinished or any(True for _ in self.client.tasks.iterate(tag=keys.job_tag(job_id)))
 
@@ -302,18 +305,19 @@ class Engine:
 
     def close(self) -> None:
         """Cancel what is unfinished, say so in one line, and end the threads."""
+        self._let_end()
         self._closing.set()
-        with self._lock:
+        with self._changed:
             # The last in line first, so that none of them gets to run.
             runs = list(reversed(self._unfinished))
-        # Of some only the task has yet to end, as it is about to.
+        # Of some only the task has yet to end.
         told = [run for run in runs if run.all_told]
         open_runs = [run for run in runs if run not in told]
         unfinished = [run for run in open_runs if not self._goes_on(run)]
         for run in unfinished:
             # At exit no thread may be there to do it; it is done below, in this one.
             run.cancel_here()
-        going_on = [run for run in open_runs if self._goes_on(run)]
+        going_on = [run for run in open_runs if self._goes_on(run)] + (told if self.settings.outlasts else [])
         try:
             stopped, answered = self._stop(unfinished, told)
         except KeyboardInterrupt:
@@ -323,6 +327,12 @@ class Engine:
         farewell.tell(self.settings, stopped[::-1], going_on[::-1])
         if not answered:
             print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
+
+    def _let_end(self) -> None:
+        """Let jobs end whose results are all here, so that it is written down what they cost; but not for long."""
+        self._parts.watcher.hurry()
+        with self._changed, contextlib.suppress(KeyboardInterrupt):
+            self._changed.wait_for(lambda: not any(run.all_told for run in self._unfinished), _END_PATIENCE_S)
 
     def _stop(self, unfinished: list[Run], told: list[Run]) -> tuple[list[Run], bool]:
         """End tasks, threads and connections. Tells which jobs that stopped, and whether every request was answered."""
@@ -347,8 +357,9 @@ class Engine:
         return self.settings.outlasts and bool(run.detached or "ipykernel" in sys.modules)
 
     def _forget(self, run: Run) -> None:
-        with self._lock:
+        with self._changed:
             self._unfinished.pop(run, None)
+            self._changed.notify_all()
 
 
 def _was_not_sent(run: Run) -> bool:

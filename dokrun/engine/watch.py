@@ -101,6 +101,12 @@ class Watcher:
             self._new = True
             self._changed.notify()
 
+    def hurry(self) -> None:
+        """Ask at once, and at short intervals again."""
+        with self._changed:
+            self._new = True
+            self._changed.notify()
+
     def close(self) -> None:
         """Stop asking."""
         with self._changed:
