@@ -77,8 +77,10 @@ class Map(Generic[T]):
         results = await train.map(configs)
 
     The calls are packed into one task, or few. What a call raised is raised in its turn, after which the next results
-    may still be asked for; the other calls go on. What takes long shows how far it is on standard error, in the thread
-    that waits; `len(m)` tells how many results there are in all, where the number of items is known.
+    may still be asked for; the other calls go on. An item that cannot be sent is told at once, and again when all that
+    was sent before it is handed out, since what lies behind it is missing. What takes long shows how far it is on
+    standard error, in the thread that waits; `len(m)` tells how many results there are in all, where the number of
+    items is known.
 
     Attributes:
         name: the function's name.
