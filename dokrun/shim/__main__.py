@@ -13,9 +13,12 @@ def main(arguments: List[str]) -> int:
         from . import worker
 
         return worker.main(*map(int, arguments[1:]))
+    from .process import Worker
+
+    first = Worker()  # its interpreter starts while this one compiles the rest, and fetches the payload
     from . import supervisor
 
-    return supervisor.main(*arguments[:3])
+    return supervisor.main(first, *arguments[:3])
 
 
 if __name__ == "__main__":

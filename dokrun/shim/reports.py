@@ -131,10 +131,10 @@ class Reports:
         return os.path.join(self._out, os.path.basename(entry["path"]))
 
     def _send(self, entry: Entry, *, once: bool = False) -> None:
-        from . import fetch
-
         if self._used == len(self._slots):
             return
+        from . import fetch  # urllib costs milliseconds
+
         slot, self._used = self._used, self._used + 1
         try:
             fetch.send_file(self._slots[slot], self._path(entry), entry["size"], "application/octet-stream", once=once)

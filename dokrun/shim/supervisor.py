@@ -9,7 +9,6 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import itertools
 import json
 import os
-import secrets
 import shutil
 import tempfile
 from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Union
@@ -42,9 +41,10 @@ class Unclaimed(Exception):
         self.status = status
 
 
-def main(payload: str, addresses: str, calls: str = "") -> int:
+def main(worker: Worker, payload: str, addresses: str, calls: str = "") -> int:
     """Run the whole job. Returns 0 once an outcome is written, another status where nothing may be started.
 
+    `worker` is the first one, which has been started already.
     `payload` is the envelope, compressed by zlib, in base 64, or `protocol.FETCHED`; `addresses` is the table, as JSON;
     `calls` says which calls, where not all are to be run.
     """
@@ -61,15 +61,13 @@ def main(payload: str, addresses: str, calls: str = "") -> int:
         write_manifest(os.path.join(out, "outcome.json"), manifest)
 
     folder = tempfile.mkdtemp(prefix="dokrun-")
-    worker: Optional[Worker] = None
     status = 0
     try:
         stopping.listen()
-        worker = Worker()  # before the payload is there: its interpreter starts while we fetch
         table = read_addresses(addresses)
         header, spans, supplies = receive(folder, payload, table, calls)
         manifest.update(job=header["job"], attempt=attempt())
-        word = secrets.token_hex(8)
+        word = os.urandom(8).hex()
         checkpoints = restore(folder, header, table, word)
         count = passed.lanes = count_lanes(header, spans)
         passed.calls = sum(end - first for first, end in spans)
@@ -88,8 +86,7 @@ def main(payload: str, addresses: str, calls: str = "") -> int:
         status = not_started(manifest, error)
     finally:
         stopping.ignore()
-        if worker is not None:
-            worker.kill()
+        worker.kill()
         tell()
         shutil.rmtree(folder, ignore_errors=True)
     return status
