@@ -39,6 +39,11 @@ class Price:
         return math.floor(yen / self.yen_per_second) if self.yen_per_second else None
 
 
+def utc_now() -> datetime:
+    """Tell the time."""
+    return datetime.now(timezone.utc)
+
+
 def midnight(now: datetime) -> datetime:
     """Tell when the day began that the service bills now."""
     return now.astimezone(JST).replace(hour=0, minute=0, second=0, microsecond=0)

@@ -56,7 +56,7 @@ class Display:
         self._name = name
         self._look = look
         # A notebook has cells in place of a terminal.
-        self._wanted = wanted and _is_wanted() and "ipykernel" not in sys.modules
+        self._wanted = wanted and is_wanted("DOKRUN_PROGRESS") and "ipykernel" not in sys.modules
         self._lines_from_s = lines_from_s
         self._now = now
         self._began = now()
@@ -209,5 +209,6 @@ def others_draw(besides: object = None) -> bool:
     return besides is None and hasattr(sys.stderr, "rich_proxied_file")
 
 
-def _is_wanted() -> bool:
-    return sys.stderr is not None and os.environ.get("DOKRUN_PROGRESS", "1").lower() not in ("0", "no", "off", "false")
+def is_wanted(variable: str) -> bool:
+    """Tell whether a variable of the environment leaves something on, and there is somewhere to show it."""
+    return sys.stderr is not None and os.environ.get(variable, "1").lower() not in ("0", "no", "off", "false")

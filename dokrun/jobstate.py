@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
 from dokrun.artifact import Artifact
-from dokrun.cost import Price, Receipt
+from dokrun.cost import Price, Receipt, utc_now
 from dokrun.progress import Far, Place
 
 
@@ -63,7 +63,7 @@ class Progress:
         if price is None:
             return None
         ended = Decimal(0) if receipt is None else receipt.yen
-        running_s = None if since is None else (datetime.now(timezone.utc) - since).total_seconds()
+        running_s = None if since is None else (utc_now() - since).total_seconds()
         return ended if running_s is None else ended + price.yen(max(0.0, running_s))
 
     @property

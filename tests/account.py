@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -119,6 +120,17 @@ def opened(
                 yield account
             finally:
                 engine.reset()
+
+
+def old_python(folder: Path) -> str:
+    """Make a Python that says of itself that it is 3.8.1. Tells its path."""
+    another = folder / "another"
+    another.mkdir()
+    (another / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 8, 1, 'final', 0)\n")
+    python = another / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={another} exec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    return str(python)
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ not verified has been unpickled.
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 import itertools
 import shutil
@@ -21,9 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from unittest.mock import patch
 
-import botocore.session
 import counting
 import msgspec
 from clocks import ManualClock
@@ -116,9 +113,6 @@ class World:
         self._gates = Gates()
         self._numbers = itertools.count()
         self._burials = ThreadPoolExecutor(4)
-        # What boto3 reads of its own files for each client would take longer than all the rest.
-        self._loads_once = patch("botocore.session.create_loader", functools.cache(botocore.session.create_loader))
-        self._loads_once.start()
         self._births = ThreadPoolExecutor(1)
         self._ready = self._births.submit(self._born)
         self._living: Person | None = None
@@ -136,7 +130,6 @@ class World:
         self.abandon()
         self.retire(self._ready.result())
         self._births.shutdown()
-        self._loads_once.stop()
         self._burials.shutdown()
         self.client.close()
         self.dok.close()

@@ -19,6 +19,7 @@ from storefaults import FaultyStore
 import dokrun as dok
 from dokrun.engine.portions import Portions
 from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.errors import StorageError
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing
 from dokrun.options import Options
@@ -68,13 +69,17 @@ def told_by(coming: Map[Any]) -> list[Any]:
 
 
 class Begun:
-    """A map of a generator with three calls for each task; it is told by the test what becomes of them."""
+    """A map of a generator with three calls for each task; it is told by the test what becomes of them.
 
-    def __init__(self, items: Iterator[Any]) -> None:
+    `refused` is the task that the bucket does not take, counted from 0.
+    """
+
+    def __init__(self, items: Iterator[Any], refused: int | None = None) -> None:
+        self._refused = refused
         self.given: list[Any] = []
         self.jobs: list[Outcomes] = []
         self._bell = Bell()
-        portions = Portions(self._looked_at(items), None, 1, self._prepare, self._begin, most=3)
+        portions = Portions(self._looked_at(items), None, 1, self._prepare, self._begin, name="halve.map", most=3)
         self.begin = portions.begin
 
     def map(self, *, order: bool = True) -> Map[int]:
@@ -95,5 +100,7 @@ class Begun:
         return Preparing(Target(function, inspect.signature(function), "halve"), "v100-32gb", Options())
 
     def _begin(self, job: Job) -> Outcomes:
+        if len(self.jobs) == self._refused:
+            raise StorageError("full")
         self.jobs.append(Outcomes(job.id, job.calls, job.name, Progress(), self._bell))
         return self.jobs[-1]

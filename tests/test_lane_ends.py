@@ -14,6 +14,7 @@ from typing import Any
 import cloudpickle
 import pytest
 from attempts import Attempt
+from attempts import Container as Supervised
 from storefaults import FaultyStore, StoreFault
 from test_lanes import MANY, SENT, Book, book, calls, container, faulty, gate, many, others
 from test_shim import Container, payload_of, site
@@ -23,6 +24,13 @@ from dokrun.shim import protocol
 __all__ = ["book", "container", "faulty", "gate", "site"]
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def stop(container: Supervised, gate: Path) -> None:
+    """Tell a container to end when one of its calls has said that it is under way."""
+    assert gate.read_bytes() == b"1"
+    container.process.send_signal(signal.SIGTERM)
+    assert container.end() == 0
 
 
 # When the container is told to end.
@@ -40,9 +48,7 @@ def test_a_container_that_is_stopped_tells_of_each_call_what_became_of_it(
 
     attempt = many(tmp_path, faulty, work, MANY)
     container = attempt.container()
-    assert gate.read_bytes() == b"1"
-    container.process.send_signal(signal.SIGTERM)
-    assert container.end() == 0
+    stop(container, gate)
     assert container.values() == others(set(), UNDER_WAY)
     told = {number: (it["reason"], it["ran"]) for number, it in container.failures().items()}
     assert told == {
@@ -77,9 +83,7 @@ def test_a_call_that_is_being_unpickled_when_the_container_is_stopped_has_not_ru
         ),
     )
     container = attempt.container()
-    assert gate.read_bytes() == b"1"
-    container.process.send_signal(signal.SIGTERM)
-    assert container.end() == 0
+    stop(container, gate)
     assert container.values() == others(set(), UNDER_WAY)
     told = {number: (it["reason"], it["ran"]) for number, it in container.failures().items()}
     assert told == dict.fromkeys(range(UNDER_WAY, MANY), (protocol.STOPPED, "no"))
@@ -99,10 +103,8 @@ def test_outcomes_are_written_though_results_that_go_ahead_do_not_arrive(
     attempt = many(tmp_path, faulty, work, 3)
     attempt.take_results(3)
     container = attempt.container()
-    assert gate.read_bytes() == b"1"
     faulty.wait_for("hold")
-    container.process.send_signal(signal.SIGTERM)
-    assert container.end() == 0
+    stop(container, gate)
     assert container.values() == {0: 0}
     assert {number: it["ran"] for number, it in container.failures().items()} == {1: "yes", 2: "no"}
 

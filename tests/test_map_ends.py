@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,13 +180,8 @@ def test_cell_map_sk_where_the_store_finds_the_clock_far_off_nothing_is_sent(
 def test_cell_map_vm_calls_that_another_version_has_pickled_are_not_opened_and_none_runs(
     faulty: FaultyStore, tmp_path: Path
 ) -> None:
-    another = tmp_path / "another"
-    another.mkdir()
-    (another / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 8, 1, 'final', 0)\n")
-    python = another / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={another} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    with accounts.opened(faulty.url, faulty.bucket, tmp_path, behaviour=Behaviour(python=str(python))) as own:
+    python = accounts.old_python(tmp_path)
+    with accounts.opened(faulty.url, faulty.bucket, tmp_path, behaviour=Behaviour(python=python)) as own:
         futures = chores.pass_on.starmap([(own.starts, number) for number in range(3)]).futures
         errors = [failure(future) for future in futures]
         assert {type(error) for error in errors} == {dok.VersionMismatch}

@@ -15,6 +15,21 @@ from waiting import PATIENCE_S
 import dokrun as dok
 
 
+def test_where_the_bucket_refuses_the_second_task_the_error_says_that_the_first_goes_on() -> None:
+    begun = Begun(iter(range(7)), refused=2)
+    coming = begun.map()
+    begun.settle(0)
+    with pytest.raises(dok.SubmitFailed, match=r"the rest of halve\.map was not submitted: full") as caught:
+        next(coming)
+    assert "may still run" in str(caught.value)
+    assert [next(coming) for _ in range(3)] == [0, 1, 2]
+
+
+def test_where_the_bucket_refuses_the_first_task_nothing_runs() -> None:
+    with pytest.raises(dok.SubmitFailed, match=r"^halve\.map was not submitted: full\n.* nothing of it runs any more"):
+        Begun(iter(range(7)), refused=0).map()
+
+
 def test_without_order_no_result_waits_for_another_tasks() -> None:
     begun = Begun(iter(range(12)))
     coming = begun.map(order=False)

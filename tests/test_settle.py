@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -282,13 +281,8 @@ def test_cell_run_du_of_two_tasks_of_one_call_only_one_runs_it(store: ObjectStor
 
 
 def test_cell_run_vm_a_python_that_could_not_open_the_call_does_not_try(store: ObjectStore, tmp_path: Path) -> None:
-    another = tmp_path / "another"
-    another.mkdir()
-    (another / "sitecustomize.py").write_text("import sys\nsys.version_info = (3, 8, 1, 'final', 0)\n")
-    python = another / "python"
-    python.write_text(f'#!/bin/sh\nPYTHONPATH={another} exec {sys.executable} "$@"\n')
-    python.chmod(0o755)
-    with accounts.opened(store.url, store.bucket, tmp_path, behaviour=Behaviour(python=str(python))) as own:
+    python = accounts.old_python(tmp_path)
+    with accounts.opened(store.url, store.bucket, tmp_path, behaviour=Behaviour(python=python)) as own:
         error = failure(chores.answer(own.starts))
         assert isinstance(error, dok.VersionMismatch)
         assert error.ran == "no"

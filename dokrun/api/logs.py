@@ -117,7 +117,7 @@ def follow(source: Source) -> Iterator[str]:
                     _log.warning("task %s: its log goes on here when the task has ended", source.task_id)
         number = 1 if told.length > before else number + 1
         source.pause(number)
-    if task.status == "canceled" and not any(container.start_at for container in task.containers):
+    if task.status == "canceled" and task.started_at is None:
         return  # it was cancelled in the line, and never wrote anything
     yield from _collected(source, told)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -15,7 +15,7 @@ import typer
 
 from dokrun.cli.jobs import Profile, engine_of
 from dokrun.cli.tables import show
-from dokrun.cost import JST
+from dokrun.cost import JST, utc_now
 from dokrun.errors import ApiError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def cost(
 
     Tasks count on the day that they end on, those that run on today. What DOK has billed is all of the project's.
     """
-    first = datetime.now(timezone.utc).astimezone(JST).date() - timedelta(days=days - 1)
+    first = utc_now().astimezone(JST).date() - timedelta(days=days - 1)
     if since is not None:
         first = since.date()
     engine = engine_of(profile)

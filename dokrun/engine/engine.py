@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from dokrun.api import Client
 from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
-from dokrun.cost import JST, Price, Quote
+from dokrun.cost import JST, Price, Quote, utc_now
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.hint import Hint
@@ -35,12 +35,12 @@ from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.queue import Queue, places
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
-from dokrun.engine.spending import Cost, Spending, billed, costs_since, utc_now
+from dokrun.engine.spending import Cost, Spending, billed, costs_since
 from dokrun.engine.stage import check_fits
-from dokrun.engine.submit import Submitter
+from dokrun.engine.submit import Submitter, not_submitted
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
-from dokrun.errors import ConfigError, OptionError, StorageError, SubmitFailed
+from dokrun.errors import ConfigError, OptionError, StorageError
 from dokrun.future import Future
 from dokrun.given import Piece, Put
 from dokrun.jobstate import Progress
@@ -157,7 +157,7 @@ class Engine:
             return self._begin(job, bell)
 
         # What is listed to be shared among tasks is counted by that.
-        portions = Portions(calls, size, packing.tasks, prepare, begin)
+        portions = Portions(calls, size, packing.tasks, prepare, begin, name=f"{target.name}.map")
         return Map(target.name, portions.begin, bell, packing, portions.size)
 
     def put(self, value: Any) -> Put:
@@ -170,11 +170,11 @@ class Engine:
         """
         if self._bucket is None:
             raise ConfigError(f"dok.put needs a bucket, and {config.NO_BUCKET}")
-        serializer = Serializer()
+        serializer, keeping = Serializer(), Keeping(self._bucket)
         own, beside = serializer.value(value), serializer.take_given()
         for segment in (*own, *beside):
-            if segment.data is not None:
-                self._bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+            keeping(segment)
+        keeping.finish()
         pieces, others = ([Piece(it.sha256, it.size) for it in segments] for segments in (own, beside))
         return Put(pieces, type(value).__name__, sorted(serializer.modules), others)
 
@@ -228,8 +228,8 @@ class Engine:
 
     def _failed(self, target: Target, error: StorageError) -> Future[Any]:
         future: Future[Any] = Future(protocol.call_id(keys.new_id(), 0), target.name, Progress())
-        failed = SubmitFailed(f"{target.name} was not submitted: {error}", ran="no", call_id=future.call_id)
-        failed.__cause__ = error
+        failed = not_submitted(target.name, error)
+        failed.call_id, failed.__cause__ = future.call_id, error
         future.fail(failed)
         return future
 
@@ -273,7 +273,7 @@ class Engine:
 
     def places(self) -> dict[str, Place]:
         """Tell where each of the project's waiting tasks stands in its line, by the task's id. Raises ApiError."""
-        return places(self.client.tasks.iterate(status=("waiting", "running")), datetime.now(timezone.utc))
+        return places(self.client.tasks.iterate(status=("waiting", "running")), utc_now())
 
     def find(self, text: str) -> Listed:
         """Tell the task that a handle, its beginning or a task's id means. Raises OptionError and ApiError."""

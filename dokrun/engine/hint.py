@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
 
 from dokrun.cost import Price
+from dokrun.display import is_wanted
 from dokrun.engine.run import Run
 from dokrun.errors import ApiError
 
@@ -37,7 +37,7 @@ class Hint:
     ) -> None:
         self._prices = prices
         self._sleep = sleep
-        self._wanted = wanted and os.environ.get("DOKRUN_HINTS", "1").lower() not in ("0", "no", "off", "false")
+        self._wanted = wanted and is_wanted("DOKRUN_HINTS")
         self._lock = threading.Lock()
         # Plans of which nothing is to be told, as far as is known.
         self._cheap: set[str] = set()
@@ -72,7 +72,7 @@ class Hint:
         if line is None:
             self._cheap |= set() if price is None or price.minimum_seconds > 1 else {plan}
             _told.release()
-        elif sys.stderr is not None:
+        else:
             print(f"dokrun: {line}", file=sys.stderr)
 
 

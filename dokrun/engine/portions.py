@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from dokrun.engine.prepare import Job, Preparing
-from dokrun.errors import StorageError, SubmitFailed
+from dokrun.engine.submit import not_submitted
+from dokrun.errors import StorageError
 from dokrun.outcomes import Outcomes
 
 # What one task is given at most. A generator is looked at so far ahead of its results.
@@ -39,6 +40,7 @@ class Portions:
         tasks: how many tasks shall share them.
         prepare: makes a job to put calls into.
         begin: begins a job.
+        name: what its errors call the whole.
         most: how many calls a job may have.
     """
 
@@ -50,6 +52,7 @@ class Portions:
         prepare: Callable[[], Preparing],
         begin: Callable[[Job], Outcomes],
         *,
+        name: str,
         most: int = MOST_CALLS,
     ) -> None:
         if tasks > 1 and size is None:
@@ -60,6 +63,8 @@ class Portions:
         self._most = _most(size, tasks, most)
         self._prepare = prepare
         self._begin = begin
+        self._name = name
+        self._begun = False
 
     def begin(self) -> Outcomes | None:
         """Begin the next job; None where there are no more calls.
@@ -77,6 +82,10 @@ class Portions:
                 preparing.add(args, {})
                 if preparing.calls >= self._most or preparing.size_bytes >= MOST_BYTES or preparing.kept >= MOST_KEPT:
                     break
-            return self._begin(preparing.job())
+            outcomes = self._begin(preparing.job())
         except StorageError as error:
-            raise SubmitFailed(f"the calls were not submitted: {error}", ran="no") from error
+            failed = not_submitted(f"the rest of {self._name}" if self._begun else self._name, error)
+            failed.still_runs = self._begun
+            raise failed from error
+        self._begun = True
+        return outcomes

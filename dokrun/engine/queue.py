@@ -6,10 +6,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
+from datetime import datetime
 
 from dokrun.api import Client
 from dokrun.api.models import Task
+from dokrun.cost import utc_now
 from dokrun.errors import ApiError
 from dokrun.progress import Place
 
@@ -74,7 +75,7 @@ class Queue:
     def _look(self) -> None:
         # Also where it fails: whoever does not answer is not asked again at once.
         self._asked_at = self._now()
-        self._places = places(self._client.tasks.iterate(status=("waiting", "running")), datetime.now(timezone.utc))
+        self._places = places(self._client.tasks.iterate(status=("waiting", "running")), utc_now())
 
 
 def places(newest_first: Iterable[Task], now: datetime) -> dict[str, Place]:
@@ -100,8 +101,7 @@ def _left_s(task: Task, now: datetime) -> float | None:
     """Tell for how many seconds a task may run yet; what has not started, or was not heard to, has all of its time."""
     if task.execution_time_limit_sec is None:
         return None  # twenty days, which is no help to anybody
-    start_at = next((container.start_at for container in task.containers), None)
-    ran_s = 0.0 if start_at is None else max(0.0, (now - start_at).total_seconds())
+    ran_s = 0.0 if task.started_at is None else max(0.0, (now - task.started_at).total_seconds())
     return max(0.0, task.execution_time_limit_sec - ran_s)
 
 

@@ -48,8 +48,7 @@ def receipt_of(
 
 
 def _phases(task: Task, spent: Spent) -> Phases:
-    started = next((container.start_at for container in task.containers), None)
-    queued = (started - task.created_at).total_seconds() if started and task.created_at else None
+    queued = (task.started_at - task.created_at).total_seconds() if task.started_at and task.created_at else None
     memory, gpu_memory = (spent.get(name) for name in ("memory", "gpu_memory"))
     return Phases(
         queued_s=None if queued is None else max(0.0, queued),

@@ -452,4 +452,4 @@ class Run:
 
 
 def _running_since(task: Task) -> datetime | None:
-    return next((container.start_at for container in task.containers), None) if task.status == "running" else None
+    return task.started_at if task.status == "running" else None

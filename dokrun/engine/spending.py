@@ -4,20 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Task
-from dokrun.cost import JST, Price, midnight
+from dokrun.cost import JST, Price, midnight, utc_now
 from dokrun.engine.listing import Listed
 from dokrun.engine.submit import not_submitted
-
-
-def utc_now() -> datetime:
-    """Tell the time."""
-    return datetime.now(timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -79,7 +74,7 @@ def tasks_since(tasks: Iterable[Task], moment: datetime) -> Iterator[Task]:
         ended = ended_at(task)
         if ended is None or ended >= moment:
             yield task
-        elif any(container.start_at for container in task.containers):
+        elif task.started_at is not None:
             return
 
 

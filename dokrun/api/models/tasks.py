@@ -98,6 +98,11 @@ class Task(Model, frozen=True):
         """Whether the service has said that the task will not run on."""
         return self.status in ENDED
 
+    @property
+    def started_at(self) -> Time | None:
+        """When its container started, as far as the service tells."""
+        return next((container.start_at for container in self.containers if container.start_at), None)
+
 
 class LogStream(Confidential, frozen=True):
     """Where a running container's log can be heard: a websocket, to be opened with the token as its bearer."""
