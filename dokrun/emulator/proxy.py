@@ -1,17 +1,18 @@
 """A task's public address: a port of this machine that leads to the container's http port, as the service's proxy does.
 
-It answers 503 until the container listens, and cuts what takes long. Everything else passes as it is, websockets too.
+It answers 503 until the container listens, and cuts what takes long (`passage.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable
+
+import h11
 
 from dokrun.emulator.clock import Clock
-
-_LONGEST_HEAD = 64 << 10
-_CHUNK = 64 << 10
+from dokrun.emulator.passage import Limits, Passage
+from dokrun.emulator.wire import Wire
 
 
 class PublicPort:
@@ -23,30 +24,20 @@ class PublicPort:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
     @classmethod
-    async def open(cls, container_port: int, cut_s: float, clock: Clock) -> PublicPort:
+    async def open(cls, container_port: int, limits: Limits, clock: Clock) -> PublicPort:
         """Listen on a free loopback port for a container's port.
 
         Args:
             container_port: where the container listens, or will.
-            cut_s: after how many seconds of silence from the container a request is cut.
-            clock: what tells them.
+            limits: what passes.
+            clock: what tells the time.
         """
         connections: set[asyncio.Task[None]] = set()
 
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - a coroutine that runs has one
-            connections.add(task)
-            try:
-                await _Passage(container_port, cut_s, clock).serve(reader, writer)
-            except (OSError, asyncio.CancelledError):
-                pass  # whoever was there has gone, or the task has ended
-            finally:
-                connections.discard(task)
-                writer.close()
+        def connected() -> _Outside:
+            return _Outside(lambda wire: Passage(wire, container_port, limits, clock), connections)
 
-        server = await asyncio.start_server(serve, "127.0.0.1", 0, limit=_LONGEST_HEAD)
-        return cls(server, connections)
+        return cls(await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0), connections)
 
     async def close(self) -> None:
         """Stop to listen, and end every connection."""
@@ -56,68 +47,37 @@ class PublicPort:
         await asyncio.gather(*self._connections, return_exceptions=True)
 
 
-class _Passage:
-    """One connection from outside, and the one to the container that belongs to it."""
+class _Outside(asyncio.StreamReaderProtocol):
+    """A connection from outside. When whoever made it has gone, nothing is done for them any more."""
 
-    def __init__(self, container_port: int, cut_s: float, clock: Clock) -> None:
-        self._container_port = container_port
-        self._cut_s = cut_s
-        self._clock = clock
+    def __init__(self, passage: Callable[[Wire], Passage], connections: set[asyncio.Task[None]]) -> None:
+        super().__init__(asyncio.StreamReader(), self._serve)
+        self._make_passage = passage
+        self._connections = connections
+        self._passage: Passage | None = None
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine that runs has one
+        self._connections.add(task)
+        self._passage = self._make_passage(Wire(h11.SERVER, reader, writer))
         try:
-            head = await reader.readuntil(b"\r\n\r\n")
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            return
-        try:
-            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", self._container_port)
-        except OSError:
-            await _refuse(writer, "503 Service Unavailable", "the container does not listen yet")
-            return
-        inner_writer.write(head)
-        upwards = asyncio.create_task(_pass(reader, inner_writer))
-        try:
-            await self._answer(inner_reader, writer)
+            await self._passage.serve()
+        except (OSError, asyncio.CancelledError):
+            pass  # whoever was there has gone, or the task has ended
         finally:
-            upwards.cancel()
-            inner_writer.close()
+            self._connections.discard(task)
 
-    async def _answer(self, inner: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answered = False
-        while (data := await self._read(inner)) is not None:
-            if not data:
-                return
-            answered = True
-            writer.write(data)
-            await writer.drain()
-        if not answered:
-            await _refuse(writer, "504 Gateway Timeout", "the container took too long")
+    def eof_received(self) -> bool | None:
+        """Hear that nothing more will come."""
+        self._stop()
+        return super().eof_received()
 
-    async def _read(self, inner: asyncio.StreamReader) -> bytes | None:
-        """Read what the container says; None if it is silent for too long."""
-        reading = asyncio.ensure_future(inner.read(_CHUNK))
-        alarm = asyncio.ensure_future(self._clock.sleep(self._cut_s))
-        either: set[asyncio.Future[Any]] = {reading, alarm}
-        try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            return reading.result() if reading.done() else None
-        finally:
-            reading.cancel()
-            alarm.cancel()
+    def connection_lost(self, error: Exception | None) -> None:
+        """Hear that the connection is gone."""
+        self._stop()
+        super().connection_lost(error)
 
-
-async def _pass(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while data := await reader.read(_CHUNK):
-            writer.write(data)
-            await writer.drain()
-        if writer.can_write_eof():
-            writer.write_eof()
-    except OSError:
-        pass  # the container hung up; what it said last is still passed on
-
-
-async def _refuse(writer: asyncio.StreamWriter, status: str, why: str) -> None:
-    fields = f"Content-Type: text/plain\r\nContent-Length: {len(why) + 1}\r\nConnection: close"
-    writer.write(f"HTTP/1.1 {status}\r\n{fields}\r\n\r\n{why}\n".encode())
-    await writer.drain()
+    def _stop(self) -> None:
+        if self._passage is not None:
+            self._passage.give_up()

@@ -20,6 +20,7 @@ from dokrun.emulator.artifacts import LARGEST_BYTES, Artifacts
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.docker import DockerRuntime
 from dokrun.emulator.log import Log
+from dokrun.emulator.passage import Limits
 from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.proxy import PublicPort
 from dokrun.emulator.records import Records
@@ -44,7 +45,9 @@ class Behaviour:
         keep_failed_artifacts: whether a task that does not end well keeps its artifact, of which DOK says nothing.
         largest_artifact_bytes: how much an artifact folder may hold.
         agreed: whether somebody has agreed to the terms of service.
-        cut_s: after how many seconds without an answer the proxy of an http port cuts a request.
+        cut_s: after how many seconds the proxy of an http port cuts a request, whatever has come of its answer; or a
+            websocket, when nothing has passed for so long.
+        largest_body_bytes: how large a request may be that this proxy passes on.
         memory_bytes: how much memory a container may use; None is no limit. For the runtime `docker`.
         read_only_root: whether a container can write nowhere but in `/tmp` and its artifact folder. Likewise.
 
@@ -59,6 +62,7 @@ class Behaviour:
     largest_artifact_bytes: int = LARGEST_BYTES
     agreed: bool = True
     cut_s: float = 60.0
+    largest_body_bytes: int = 16 << 20
     memory_bytes: int | None = None
     read_only_root: bool = False
 
@@ -245,7 +249,8 @@ class Project:
         wanted = task.request.containers[0].http
         if wanted is None:
             return None
-        public = await PublicPort.open(wanted.port, self._behaviour.cut_s, self._clock)
+        limits = Limits(self._behaviour.cut_s, self._behaviour.largest_body_bytes)
+        public = await PublicPort.open(wanted.port, limits, self._clock)
         task.http_uri = public.url
         return public
 
