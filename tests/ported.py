@@ -40,8 +40,9 @@ class Inside:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        self._server.shutdown(socket.SHUT_RDWR)
-        self._server.close()
+        if self._server.fileno() >= 0:
+            self._server.shutdown(socket.SHUT_RDWR)
+            self._server.close()
 
     def _accept(self) -> None:
         while True:

@@ -2,15 +2,15 @@
 
     faults.add(Fault("reset", method="POST", path="/tasks/", phase="after"))
 
-makes DOK create a task and then hang up without a word, which is what a client must be able to survive.
+makes DOK create a task and then hang up without a word, which is what a client must be able to survive. With
+`where="port"` it is about requests to the public address of a task's http port, which the container answers
+(`portfaults.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import fnmatch
-import socket
-import struct
 import threading
 from collections.abc import Awaitable, Callable
 from typing import Any, Literal
@@ -21,19 +21,27 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dokrun.emulator import answers, validate
+from dokrun.emulator import answers, validate, wire
 from dokrun.emulator.clock import Clock
 
-What = Literal["status", "reset", "hang", "cut", "drip", "garbage", "duplicate"]
+What = Literal["status", "reset", "hang", "cut", "drip", "garbage", "duplicate", "alter"]
+Where = Literal["api", "port"]
 Phase = Literal["before", "after", "during", "body"]
 
 # What can happen when: before the effect it is all there is, after it the answer is replaced, during it the client is
 # left alone while the effect goes on, and in the body a part of the answer has been sent already.
-_ALLOWED: dict[str, tuple[str, ...]] = {
-    "before": ("status", "reset", "hang", "garbage"),
-    "after": ("status", "reset", "hang", "garbage", "duplicate"),
-    "during": ("status", "reset", "hang"),
-    "body": ("cut", "reset", "hang", "drip"),
+_ALLOWED: dict[str, dict[str, tuple[str, ...]]] = {
+    "api": {
+        "before": ("status", "reset", "hang", "garbage"),
+        "after": ("status", "reset", "hang", "garbage", "duplicate"),
+        "during": ("status", "reset", "hang"),
+        "body": ("cut", "reset", "hang", "drip"),
+    },
+    "port": {
+        "before": ("status", "reset", "hang", "alter"),
+        "after": ("status", "reset", "hang", "garbage", "duplicate"),
+        "body": ("cut", "reset", "hang", "drip", "alter"),
+    },
 }
 
 
@@ -43,17 +51,20 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         what: "status" (an error of the service's), "reset" (the connection, at once), "hang" (until the client goes),
             "cut" (the answer ends too early), "drip" (the answer, a byte every `every_s`), "garbage" (an answer that is
-            no JSON), "duplicate" (the effect happens twice).
+            no JSON), "duplicate" (the effect happens twice), "alter" (one bit of a body is another; on a port only).
         method: which method; "*" is every one.
-        path: which paths, as a pattern of `fnmatch`, below the API's own path.
+        path: which paths, as a pattern of `fnmatch`: below the API's own path, or of a port all of it.
         occurrence: which of the requests that match, counted from 1; None is every one.
         phase: "before" the effect, which then does not happen; "after" it; "during" it, which then goes on by itself
-            and is committed `late_s` later; in the "body" of the answer, at byte `at_byte`.
+            and is committed `late_s` later; in the "body" of the answer, at byte `at_byte`. On a port the effect is
+            that the container gets the request, none is "during" it, and "alter" is "before" it about the body of the
+            request. A port cuts what hangs or drips, as everything else that takes long.
         status: the HTTP status, for "status".
         retry_after_s: the answer's Retry-After, for "status".
-        at_byte: for the phase "body".
+        at_byte: for the phase "body", and for "alter".
         every_s: seconds of the emulator's clock, for "drip".
         late_s: seconds of the emulator's clock, for the phase "during".
+        where: whether it is about the "api", or about the "port" of any task.
     """
 
     what: What
@@ -66,9 +77,13 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     at_byte: int = 0
     every_s: float = 1.0
     late_s: float = 0.0
+    where: Where = "api"
 
     def __post_init__(self) -> None:
-        allowed = _ALLOWED[self.phase]
+        phases = _ALLOWED[self.where]
+        if self.phase not in phases:
+            raise ValueError(f"phase {self.phase!r} is none of where={self.where!r}; allowed are {', '.join(phases)}")
+        allowed = phases[self.phase]
         if self.what not in allowed:
             raise ValueError(f"{self.what!r} cannot happen in phase {self.phase!r}; allowed are {', '.join(allowed)}")
 
@@ -82,6 +97,7 @@ class Injected(msgspec.Struct, frozen=True):
     occurrence: int
     phase: str
     what: str
+    where: str = "api"
 
 
 class Faults:
@@ -125,15 +141,16 @@ class Faults:
         with self._lock:
             return list(self._injected)
 
-    def match(self, method: str, path: str) -> tuple[Fault, Injected] | None:
+    def match(self, method: str, path: str, where: Where = "api") -> tuple[Fault, Injected] | None:
         """Tell what shall happen to a request, and the record of it, to be taken down once it has."""
         with self._lock:
             for number, fault in self._rules.items():
-                if fault.method not in ("*", method) or not fnmatch.fnmatchcase(path, fault.path):
+                named = fault.where == where and fault.method in ("*", method)
+                if not named or not fnmatch.fnmatchcase(path, fault.path):
                     continue
                 self._seen[number] += 1
                 if fault.occurrence in (None, self._seen[number]):
-                    return fault, Injected(number, method, path, self._seen[number], fault.phase, fault.what)
+                    return fault, Injected(number, method, path, self._seen[number], fault.phase, fault.what, where)
         return None
 
     def happened(self, injected: Injected) -> None:
@@ -256,10 +273,7 @@ def reset(receive: Receive) -> None:
     """Reset a request's TCP connection."""
     transport = _transport(receive)
     if transport is not None:
-        # With no time to linger, closing sends RST in place of FIN.
-        linger = struct.pack("ii", 1, 0)
-        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        transport.abort()
+        wire.reset(transport)
 
 
 def hang_up(receive: Receive) -> None:

@@ -7,6 +7,7 @@ comes. What has switched to another protocol, as websockets do, passes as it is.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
@@ -16,6 +17,9 @@ import h11
 
 from dokrun.emulator import hops
 from dokrun.emulator.clock import Clock
+from dokrun.emulator.exchange import HungUp, Refusal, Request, Say, answer
+from dokrun.emulator.faults import Faults
+from dokrun.emulator.portfaults import PortFault
 from dokrun.emulator.wire import LONGEST_HEAD, Broken, Wire
 
 # A request has not come whole, or cannot be read.
@@ -30,23 +34,6 @@ class Limits:
     body_bytes: int
 
 
-@dataclass(frozen=True)
-class Request:
-    """A request that has come whole."""
-
-    head: h11.Request
-    body: bytes
-    end: h11.EndOfMessage
-
-
-class Refusal(Exception):
-    """The proxy answers by itself."""
-
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status = status
-
-
 class Passage:
     """A connection from outside, and the one to the container that belongs to it. Made in the task that serves it.
 
@@ -55,13 +42,16 @@ class Passage:
         container_port: where the container listens, or will.
         limits: what passes.
         clock: what tells the time.
+        faults: what shall go wrong.
     """
 
-    def __init__(self, outer: Wire, container_port: int, limits: Limits, clock: Clock) -> None:
+    def __init__(self, outer: Wire, container_port: int, limits: Limits, clock: Clock, faults: Faults) -> None:
         self._outer = outer
         self._inner: Wire | None = None
         self._container_port = container_port
         self._limits = limits
+        self._clock = clock
+        self._faults = faults
         self._alarm = _Alarm(limits.cut_s, clock)
         self._method = b""
         self._task = _current_task()
@@ -102,7 +92,16 @@ class Passage:
 
     async def _exchange(self) -> bool:
         try:
-            await self._carry(await self._request())
+            request = await self._request()
+            found = self._faults.match(request.method, request.path, "port")
+            if found is None:
+                await self._carry(request, self._say)
+            else:
+                fault, injected = found
+                wrong = PortFault(fault, lambda: self._faults.happened(injected), self._outer, self._clock)
+                await wrong.carry(request, self._carry)
+        except HungUp:
+            return False
         except Broken as error:
             return await self._refuse_and_listen(Refusal(error.status, str(error)))
         except Refusal as refusal:
@@ -137,8 +136,8 @@ class Passage:
         if size > self._limits.body_bytes:
             raise Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"more than {self._limits.body_bytes} bytes")
 
-    async def _carry(self, request: Request) -> None:
-        """Bring a request to the container, and its answer back. Raises Refusal."""
+    async def _carry(self, request: Request, say: Say) -> None:
+        """Bring a request to the container, and its answer to `say`. Raises Refusal."""
         inner = await self._reach()
         try:
             # All that there is to send is here already, so nothing waits for it while the answer may be coming.
@@ -147,7 +146,7 @@ class Passage:
             complete = False
             while not complete:
                 events = await inner.events()
-                await self._say([hops.outwards(event) for event in events if not _is_continue(event)])
+                await say([hops.outwards(event) for event in events if not _is_continue(event)])
                 complete = isinstance(events[-1], h11.EndOfMessage) or inner.switched
         except BaseException as error:
             self._drop()
@@ -174,7 +173,7 @@ class Passage:
             self._inner.close()
             self._inner = None
 
-    async def _say(self, events: list[h11.Event]) -> None:
+    async def _say(self, events: Sequence[h11.Event]) -> None:
         self._outer.send(*events)
         await self._outer.drain()
 
@@ -183,16 +182,11 @@ class Passage:
         http = self._outer.http
         if http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return False  # what was passed on of an answer is all that there will be
-        body = f"{refusal}\n".encode()
-        headers = [("Content-Type", "text/plain"), ("Content-Length", str(len(body)))]
         whole = http.their_state not in _PARTIAL
-        if not whole:
-            headers.append(("Connection", "close"))
-        reason = HTTPStatus(refusal.status).phrase.encode()
-        answer = [h11.Response(status_code=refusal.status, headers=headers, reason=reason), h11.EndOfMessage()]
-        if self._method != b"HEAD":
-            answer.insert(1, h11.Data(data=body))
-        self._outer.send(*answer)
+        more = {} if whole else {"Connection": "close"}
+        if refusal.retry_after_s is not None:
+            more["Retry-After"] = str(refusal.retry_after_s)
+        self._outer.send(*answer(self._method, refusal.status, "text/plain", f"{refusal}\n".encode(), **more))
         return whole
 
     async def _refuse_and_listen(self, refusal: Refusal) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import h11
 
 from dokrun.emulator.clock import Clock
+from dokrun.emulator.faults import Faults
 from dokrun.emulator.passage import Limits, Passage
 from dokrun.emulator.wire import Wire
 
@@ -24,18 +25,19 @@ class PublicPort:
         self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
 
     @classmethod
-    async def open(cls, container_port: int, limits: Limits, clock: Clock) -> PublicPort:
+    async def open(cls, container_port: int, limits: Limits, clock: Clock, faults: Faults) -> PublicPort:
         """Listen on a free loopback port for a container's port.
 
         Args:
             container_port: where the container listens, or will.
             limits: what passes.
             clock: what tells the time.
+            faults: what shall go wrong.
         """
         connections: set[asyncio.Task[None]] = set()
 
         def connected() -> _Outside:
-            return _Outside(lambda wire: Passage(wire, container_port, limits, clock), connections)
+            return _Outside(lambda wire: Passage(wire, container_port, limits, clock, faults), connections)
 
         return cls(await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0), connections)
 

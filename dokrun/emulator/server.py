@@ -135,6 +135,7 @@ class Emulator:
             make_runtime=self._make_runtime,
             credentials_of=account.credentials_of,
             on_end=notifier.tell,
+            faults=self.faults,
         )
         server = self._server(project, account)
         self._ready.set()

@@ -19,6 +19,7 @@ from dokrun.api import models
 from dokrun.emulator.artifacts import LARGEST_BYTES, Artifacts
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.docker import DockerRuntime
+from dokrun.emulator.faults import Faults
 from dokrun.emulator.log import Log
 from dokrun.emulator.passage import Limits
 from dokrun.emulator.process import ProcessRuntime
@@ -93,6 +94,7 @@ class Project:
         make_runtime: makes what tasks run on, in place of what the behaviour says, below a folder that is its own.
         credentials_of: tells what a registry wants to be told, by the id that the account gave it.
         on_end: called with each task that has ended.
+        faults: what shall go wrong on the tasks' public ports.
     """
 
     def __init__(
@@ -106,6 +108,7 @@ class Project:
         make_runtime: MakeRuntime | None = None,
         credentials_of: CredentialsOf,
         on_end: Callable[[TaskRecord], None],
+        faults: Faults,
     ) -> None:
         self.tasks: dict[str, TaskRecord] = {}
         self.artifacts = Artifacts(data / "artifacts", clock, behaviour.largest_artifact_bytes)
@@ -115,6 +118,7 @@ class Project:
         self._clock = clock
         self._behaviour = behaviour
         self._on_end = on_end
+        self._faults = faults
         if make_runtime is None:
             self._runtime = _make_runtime(behaviour, scratch, credentials_of)
         else:
@@ -250,7 +254,7 @@ class Project:
         if wanted is None:
             return None
         limits = Limits(self._behaviour.cut_s, self._behaviour.largest_body_bytes)
-        public = await PublicPort.open(wanted.port, limits, self._clock)
+        public = await PublicPort.open(wanted.port, limits, self._clock, self._faults)
         task.http_uri = public.url
         return public
 
