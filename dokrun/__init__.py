@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from dokrun.given import File as File
     from dokrun.image.spec import Image as Image
     from dokrun.map import Map as Map
+    from dokrun.port import Http as Http
     from dokrun.retry import Retry as Retry
     from dokrun.shim.protocol import CallInfo as CallInfo
     from dokrun.shim.protocol import artifact_dir as artifact_dir
@@ -55,6 +56,7 @@ _HOMES = {
     "dokrun.given": ("File",),
     "dokrun.image.spec": ("Image",),
     "dokrun.map": ("Map",),
+    "dokrun.port": ("Http",),
     "dokrun.retry": ("Retry",),
     "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "checkpoint_dir", "current"),
 }

@@ -88,7 +88,7 @@ class RemoteFunction(Generic[P, R_co]):
             **packing: all of them are named.
 
         Raises:
-            OptionError: as a call does; or one of these is not known or wrong.
+            OptionError: as a call does; or one of these is not known or wrong, or the function has `http=`.
             NotSerializable: an item cannot be pickled.
             SourceTooLarge: your files that would go along are too many.
             ConfigError: the profile is not complete, or there is no bucket and the calls are too large without.
@@ -108,7 +108,7 @@ class RemoteFunction(Generic[P, R_co]):
         """Run the function here and now, without pickling anything.
 
         An argument that `dok.put` or `dok.File` made becomes its value or path, as in a container; one that lies within
-        another argument is given as it is.
+        another argument is given as it is. Of `http=` nothing is opened; a server that it starts listens here.
         """
         args_here, kwargs_here = here(args, kwargs, self._options.profile)
         return self._function(*args_here, **kwargs_here)
@@ -117,7 +117,8 @@ class RemoteFunction(Generic[P, R_co]):
     def rehearse(self) -> Rehearsal[P, R_co]:
         """Run the function here through all that a real call goes through, for nothing: `f.rehearse(…)`.
 
-        `f.rehearse.in_container(…)` does so in the call's image, where there is a Docker engine.
+        `f.rehearse.in_container(…)` does so in the call's image, where there is a Docker engine. Of `http=` nothing is
+        opened: a server that the function starts listens here, or in a container that nobody reaches.
         """
         return Rehearsal(self._rehearse)
 
@@ -277,6 +278,9 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         max_yen: how much a call may cost in all its attempts, or each task of a map: where it comes near, the container
             writes down what it has, saves a checkpoint and ends, and what was not done fails with TooExpensive. It
             keeps to that by itself, whatever becomes of this process.
+        http: the port where a server that the function starts listens, as a number or a `dok.Http`; `future.http_uri`
+            is its public address, which the whole world can reach: let the server ask for a password or token. Each
+            task has one, so that maps have none.
         detach: let the call go on when this process ends; `dok.attach(future.handle)` gets its result.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named. None is as if an option were not given.

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dokrun.artifact import Artifact, ArtifactFile, download
-from dokrun.errors import OptionError, suggest
+from dokrun.errors import CallFailed, OptionError, suggest
 
 if TYPE_CHECKING:
     from dokrun.cost import Receipt
@@ -109,6 +109,31 @@ class Future(concurrent.futures.Future[T]):
         if handle is None:
             raise self.exception() or RuntimeError(f"{self.name} has no handle")
         return handle
+
+    @property
+    def http_uri(self) -> str:
+        """The public address of the server that the function has started, as soon as one answers there.
+
+        Waits for that: the task may stand in line, and the server take its time to load. It is a function's with
+        `http=`; another attempt has another address. Whoever knows it can reach it. The wait is by requests without
+        credentials, at growing intervals of five seconds at most, and any answer will do but the 502, 503 and 504 of a
+        proxy that reaches nobody.
+
+        Raises:
+            OptionError: the function has no `http=`.
+            Exception: what the call failed with, where it failed before.
+            CallFailed: it has ended, and its server with it.
+            CancelledError: it was cancelled.
+        """
+        if self._progress.wait_for("serves", self.done) is False:
+            raise OptionError(f"{self.name} has no http port; write @remote(http=…) with the port of its server")
+        if self._progress.knock is not None:
+            self._progress.knock()
+        uri: str | None = self._progress.wait_for("http_uri", self.done)
+        if uri is None or self.done():
+            ended = CallFailed(f"{self.name} has ended, and its http port with it", ran="yes", call_id=self.call_id)
+            raise self.exception() or ended
+        return uri
 
     def logs(self) -> Iterator[str]:
         """Yield what the task writes, as it grows, piece by piece, until it has ended. Waits for it to begin."""

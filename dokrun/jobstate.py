@@ -31,6 +31,10 @@ class Progress:
             and else tells what was last heard, which it sees to in the background.
         cancel: called with a future that was cancelled.
         logs: yields what a task's log has of a call, by its number.
+        serves: whether its tasks have an http port; None while that is not known.
+        address: the public address of the running task's http port, once the service tells it.
+        answered: the address at which somebody answered.
+        knock: begins to ask whether somebody does.
     """
 
     def __init__(self) -> None:
@@ -47,6 +51,10 @@ class Progress:
         self.price: Price | None = None
         self.running_since: datetime | None = None
         self.line: Callable[[str, bool], Place | None] | None = None
+        self.serves: bool | None = None
+        self.address: str | None = None
+        self.answered: str | None = None
+        self.knock: Callable[[], None] | None = None
         self._changed = threading.Condition()
 
     def place(self, *, ask: bool = False) -> Place | None:
@@ -54,6 +62,11 @@ class Progress:
         if self.line is None or self.task_id is None or self.status != "waiting":
             return None
         return self.line(self.task_id, ask)
+
+    @property
+    def http_uri(self) -> str | None:
+        """Where somebody answers now; None where nobody does, or nobody has asked."""
+        return self.address if self.address == self.answered else None
 
     @property
     def yen(self) -> Decimal | None:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, TypedDict
 
 from dokrun.errors import OptionError, suggest
 from dokrun.image.spec import Image
+from dokrun.port import Http
 from dokrun.retry import Retry
 from dokrun.secret import Secret
 from dokrun.shim.protocol import RESERVED_PREFIXES
@@ -45,6 +46,7 @@ class GivenOptions(TypedDict, total=False):
     secrets: Iterable[str] | Mapping[str, str] | None
     detach: bool | None
     max_yen: Decimal | float | None
+    http: int | Http | None
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Options:
     secrets: Mapping[str, Secret | None] = field(default_factory=dict)
     detach: bool | None = None
     max_yen: Decimal | None = None
+    http: Http | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Options:
         """Make a copy with what is given, as the user writes it; None takes back what was said before.
@@ -150,6 +153,14 @@ def _retries(name: str, value: object) -> Retry:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise OptionError(f"{name}={value!r} must be a whole number, 0 or more, or a dok.Retry(…)")
     return Retry(value)
+
+
+def _http(name: str, value: object) -> Http:
+    if isinstance(value, Http):
+        return value
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise OptionError(f"{name}={value!r} must be the number of a port, or a dok.Http(…); as in {name}=8000")
+    return Http(value)
 
 
 def _secrets(name: str, value: object) -> dict[str, Secret | None]:
@@ -234,4 +245,5 @@ _CHECKS = {
     "secrets": _secrets,
     "detach": _flag,
     "max_yen": yen,
+    "http": _http,
 }

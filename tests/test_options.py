@@ -12,7 +12,7 @@ from dokrun.api import Client
 from dokrun.api.models import Task
 
 NOTHING_SAID: dict[str, Any] = dict.fromkeys(
-    ("plan", "image", "timeout", "env", "tags", "include", "exclude", "name", "profile")
+    ("plan", "image", "timeout", "env", "tags", "include", "exclude", "name", "profile", "http")
 )
 
 
@@ -24,6 +24,7 @@ NOTHING_SAID: dict[str, Any] = dict.fromkeys(
     tags=["mine"],
     include=["no-such-file"],
     exclude=["*"],
+    http=8000,
     name="other",
     profile="no-such-profile",
 )
@@ -44,7 +45,8 @@ def said_in(task: Task) -> tuple[Any, ...]:
     """Tell what options say about a task, without what differs from call to call."""
     container = task.containers[0]
     environment = {name: value for name, value in container.environment.items() if not name.startswith("DOKRUN_")}
-    return task.name.partition("-")[0], container.plan, container.image, task.execution_time_limit_sec, environment
+    said = container.plan, container.image, task.execution_time_limit_sec, environment, container.http
+    return (task.name.partition("-")[0], *said)
 
 
 @pytest.fixture

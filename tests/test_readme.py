@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 7
+    assert len(blocks) == 8
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
@@ -26,7 +26,7 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *lines, starred, quote, many, billed, advice = done.stdout.splitlines()
+    *lines, starred, quote, many, billed, advice, address = done.stdout.splitlines()
     lines, doubled = lines[:-100], lines[-100:]
     first, receipt, sweep, *dockerfile, rehearsed, files, plans, handle, attached = lines
     assert [int(number) for number in doubled] == [2 * number for number in range(100)]
@@ -41,5 +41,6 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     assert quote == many == "¥16.80 at least, never called before, ¥100.00 at most; ¥16.80 a minute on h100-80gb"
     assert re.fullmatch(r"¥16\.80 \(60 s billed on h100-80gb, \d+ s run\)", billed)
     assert advice.endswith("and on v100-32gb one alone costs less if it takes less than 1,050 s there")
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+/", address)
     assert plans == "['v100-32gb', 'h100-80gb', 'h100-8gpu-80gb']"
     assert sweep == "[{'one': 3, 'line': 4}, {'another': 7, 'line': 4}]"

@@ -9,7 +9,7 @@ import dokrun as dok
 if TYPE_CHECKING:
     from typing_extensions import assert_type
 
-    @dok.remote(plan="h100-80gb", timeout="2h", env={"A": "1"}, tags=["t"])
+    @dok.remote(plan="h100-80gb", timeout="2h", env={"A": "1"}, tags=["t"], http=dok.Http(8000, path="/lab"))
     def train(name: str, *, epochs: int = 1) -> float:
         return 0.0
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     assert_type(train("a", epochs=2), dok.Future[float])
     assert_type(train("a").result(timeout=1.0), float)
+    assert_type(train.options(http=8000)("a").http_uri, str)
     assert_type(train.local("a"), float)
     assert_type(train.rehearse("a", epochs=2), float)
     assert_type(train.rehearse.in_container("a"), float)
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     train.rehearse(1)  # type: ignore[arg-type]
     train("a", epoch=1)  # type: ignore[call-arg]
     train.options(plan=1)  # type: ignore[arg-type]
+    train.options(http="8000")  # type: ignore[arg-type]
     dok.remote(pln="h100-80gb")  # type: ignore[call-overload]
     train.map(["a"], task=2)  # type: ignore[call-arg]
     train.map(["a"], tasks="2")  # type: ignore[arg-type]

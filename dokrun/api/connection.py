@@ -34,6 +34,10 @@ _ADVICE = {
 
 # What costs money from then on.
 _PAID = ("POST", "/tasks/")
+# What a proxy says that stands before nobody.
+_REACHES_NOBODY = frozenset({502, 503, 504})
+# How long a server may take to answer a request that asks whether it does.
+ANSWER_S = 10.0
 # Of the service's own words.
 _LONGEST_WORDS = 2000
 _decoders: dict[type[Any], msgspec.json.Decoder[Any]] = {}
@@ -72,10 +76,22 @@ class Connection:
             transport=RetryTransport(answers, backoff),
             headers={"Accept": "application/json", "User-Agent": "dokrun"},
         )
+        self._once = RetryTransport(network, Backoff(attempts=1))
         # No credentials here: a download address names whatever host it likes.
         self._elsewhere = httpx.Client(
             timeout=timeout_s, transport=RetryTransport(network, backoff), headers={"Accept-Encoding": "identity"}
         )
+
+    def answers(self, address: str) -> bool:
+        """Tell whether a server answers at an address, by one GET without credentials, redirect or body."""
+        timeout = httpx.Timeout(ANSWER_S).as_dict()
+        try:
+            request = httpx.Request("GET", address, headers={"User-Agent": "dokrun"}, extensions={"timeout": timeout})
+            response = self._once.handle_request(request)
+        except (httpx.TransportError, httpx.InvalidURL):
+            return False
+        response.close()
+        return response.status_code not in _REACHES_NOBODY
 
     @property
     def shown(self) -> str:

@@ -139,13 +139,18 @@ class Engine:
 
         Raises:
             OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it, or
-                `max_yen` does not pay for a task.
+                `max_yen` does not pay for a task; or the function has an http port.
             NotSerializable: an argument or the function cannot be pickled.
             SourceTooLarge: the user's files that would go along are too many.
             ConfigError: there is no bucket, and the calls are too large to travel without; or a secret is not set.
             SubmitFailed: the bucket refused what they need.
         """
         plan, merged = self._checked(target, options)
+        if merged.http is not None:
+            raise OptionError(
+                f"{target.name}.map has http=, and a task's one http port cannot be that of each of its calls; "
+                "call the function itself, or take it back with .options(http=None)"
+            )
         price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self._bucket)
         bell = Bell()
 

@@ -40,6 +40,6 @@ class Parts:
     spending: Spending
     # Whether somebody pays for tasks.
     charges: bool
-    # Waits so many seconds, or less where the engine is being closed.
+    # Waits so many seconds, or less where the engine is being closed, and tells True there.
     sleep: Callable[[float], object]
     state_dir: Path

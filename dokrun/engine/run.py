@@ -17,6 +17,7 @@ from dokrun.engine.definition import Identity, attempt_of, chosen_of, digest, re
 from dokrun.engine.ending import Ending
 from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
+from dokrun.engine.knock import Knock
 from dokrun.engine.lines import of_call, users_own
 from dokrun.engine.outcome import find_outcomes, sent_ahead
 from dokrun.engine.parts import Parts
@@ -79,6 +80,9 @@ class Run:
         progress.line = parts.queue.place
         progress.cancel = self._cancel_later
         progress.logs = self._logs
+        progress.serves = None if job is None else job.options.http is not None
+        self._knock = Knock(parts, progress, lambda: progress.over or calls.over)
+        progress.knock = self._knock.begin
 
     @property
     def task_id(self) -> str | None:
@@ -203,6 +207,7 @@ class Run:
         self._progress.update(
             status=task.status, task_id=task.id, attempt=attempt_of(task), running_since=_running_since(task)
         )
+        self._knock.see(task)
         if self.calls.cancelled():
             self.cancel()
         self._watch()
@@ -231,6 +236,7 @@ class Run:
                 self._steps.later(self._miss)
             return self._misses < MISSES
         self._misses = 0
+        self._knock.see(mine)
         if mine.ended:
             self._steps.later(lambda: self._finish(mine))
             return False

@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import NamedTuple
 
 from dokrun import keys
-from dokrun.api.models import ContainerRequest, CreateTaskRequest
+from dokrun.api.models import ContainerRequest, CreateTaskRequest, HttpPort
 from dokrun.bucket import Bucket
 from dokrun.config import NO_BUCKET
 from dokrun.engine.images import Ready
@@ -130,6 +130,7 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt
         entrypoint=list(shim.ENTRYPOINT),
         plan=job.plan,
         environment=environment,
+        http=None if job.options.http is None else HttpPort(job.options.http.port, job.options.http.path),
     )
     return CreateTaskRequest(
         name=keys.task_name(job.name, job.id),

@@ -41,6 +41,7 @@ _FOR_USERS = (
     "image/spec.py",
     "map.py",
     "options.py",
+    "port.py",
     "retry.py",
     "secret.py",
     "shim/__init__.py",

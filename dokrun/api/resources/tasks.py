@@ -98,6 +98,14 @@ class Tasks(Resource):
         if rest:
             yield rest
 
+    def answers(self, http_uri: str) -> bool:
+        """Tell whether a container answers at its task's public address, by one request.
+
+        It is a GET without credentials, which follows no redirect and reads no body. What a proxy says that reaches
+        nobody (502, 503, 504) is no answer.
+        """
+        return self._connection.answers(http_uri)
+
     def stream(self, task_id: str, container: int = 0) -> models.LogStream:
         """Ask where a running container's log can be heard; `logs` does the hearing. Raises Forbidden if none runs."""
         path = f"/tasks/{segment(task_id)}/containers/{container}/stream/"
