@@ -215,6 +215,16 @@ def test_another_python_is_refused_with_both_versions_and_the_line_to_change(
             assert word in str(caught.value)
 
 
+def test_whoever_pickles_nothing_may_have_any_python_and_others_still_may_not(
+    fake: FakeRegistry, client: Client, tmp_path: Path
+) -> None:
+    publish(fake, "team/app", "1", python="3.7.4")
+    images, name = Images(settings_of(tmp_path), client), f"{fake.host}/team/app:1"
+    assert images.ready(name, any_python=True).reference == name
+    with pytest.raises(errors.VersionMismatch):
+        images.ready(name)
+
+
 # --- built
 
 

@@ -17,6 +17,7 @@ from dokrun import config, redact
 from dokrun.cli import image, jobs, registry
 from dokrun.cli.cost import cost
 from dokrun.cli.explain import explain
+from dokrun.cli.shell import shell
 from dokrun.errors import ConfigError
 
 app = typer.Typer(help="A cloud GPU that feels like a function call.", no_args_is_help=True, add_completion=True)
@@ -29,6 +30,7 @@ app.command("ls")(jobs.list_jobs)
 app.command()(jobs.logs)
 app.command()(jobs.cancel)
 app.command()(cost)
+app.command()(shell)
 
 Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
 

@@ -49,6 +49,8 @@ class Behaviour:
         cut_s: after how many seconds the proxy of an http port cuts a request, whatever has come of its answer; or a
             websocket, when nothing has passed for so long.
         largest_body_bytes: how large a request may be that this proxy passes on.
+        ssh_port: where on this machine somebody else answers ssh for the tasks that want a door; None is nowhere, and
+            no task is told of one.
         memory_bytes: how much memory a container may use; None is no limit. For the runtime `docker`.
         read_only_root: whether a container can write nowhere but in `/tmp` and its artifact folder. Likewise.
 
@@ -64,6 +66,7 @@ class Behaviour:
     agreed: bool = True
     cut_s: float = 60.0
     largest_body_bytes: int = 16 << 20
+    ssh_port: int | None = None
     memory_bytes: int | None = None
     read_only_root: bool = False
 
@@ -233,6 +236,7 @@ class Project:
         else:
             # Not before: what comes until the container starts, as the image's pull, costs nothing.
             task.start_at = task.updated_at = self._clock.now()
+            task.ssh = self._door(task)
             self._running[task.id] = running
             self.keep(task)
             if task.canceled_at is not None or self._closing:
@@ -257,6 +261,12 @@ class Project:
         public = await PublicPort.open(wanted.port, limits, self._clock, self._faults)
         task.http_uri = public.url
         return public
+
+    def _door(self, task: TaskRecord) -> models.Ssh | None:
+        wanted = task.request.containers[0].ssh
+        if wanted is None or self._behaviour.ssh_port is None:
+            return None
+        return models.Ssh(wanted.shell, self._behaviour.ssh_port, "127.0.0.1")
 
     def _final_status(self, task: TaskRecord, *, in_time: bool) -> str:
         if task.canceled_at is not None:

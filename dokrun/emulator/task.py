@@ -25,6 +25,7 @@ class TaskRecord(msgspec.Struct):
     error_message: str | None = None
     artifact: models.Artifact | None = None
     http_uri: str | None = None
+    ssh: models.Ssh | None = None
     preference: models.NotificationPreference | None = None
 
     @property
@@ -54,7 +55,7 @@ class TaskRecord(msgspec.Struct):
             entrypoint=wanted.entrypoint,
             environment=wanted.environment,
             http=wanted.http,
-            ssh=wanted.ssh,
+            ssh=self.ssh or wanted.ssh,
             plan=wanted.plan,
             exit_code=self.exit_code,
             execution_seconds=self.execution_seconds,

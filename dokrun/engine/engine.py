@@ -35,6 +35,7 @@ from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.queue import Queue, places
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
+from dokrun.engine.shell import SHELLS, ShellTask, check_key
 from dokrun.engine.spending import Cost, Spending, billed, costs_since
 from dokrun.engine.stage import check_fits
 from dokrun.engine.submit import Submitter, not_submitted
@@ -291,6 +292,23 @@ class Engine:
     def cancel(self, one: Listed) -> bool:
         """End a task. Tells whether there was anything to end. Raises ApiError."""
         return listing.cancel(self.client, self._parts.submitter, one)
+
+    def shell(self, plan: str, image: str | None, limit_s: float, shell: str) -> ShellTask:
+        """Make a task with an ssh door, which begins when it is told to.
+
+        Raises:
+            OptionError: there is no such plan or shell, or no ssh key that opens the door.
+            SubmitFailed: the day's budget does not let it begin.
+            ImageError: the image cannot be made ready.
+            ApiError: the service refused or did not answer.
+        """
+        if shell not in SHELLS:
+            raise OptionError(f"DOK has no shell {shell!r}; it has {', '.join(SHELLS)}")
+        self._plans.check(plan, "dokrun shell")
+        check_key(self.client, Path.home())
+        self._parts.spending.check("dokrun shell", plan)
+        ready = self._parts.images.ready(image or self.settings.defaults.image, any_python=True)
+        return ShellTask(self._parts, ready, plan, limit_s, shell)
 
     def costs(self, since: date) -> list[Cost]:
         """Tell what the project's tasks that dokrun has made cost since a day in Japan. Raises ApiError."""

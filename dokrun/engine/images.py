@@ -85,8 +85,12 @@ class Images:
             return Ready(str(self._official(default_image())), python=".".join(map(str, sys.version_info[:2])))
         return self._ready.get(image)
 
-    def ready(self, image: Image | str | None) -> Ready:
+    def ready(self, image: Image | str | None, *, any_python: bool = False) -> Ready:
         """Make an image ready: look it up, build it if nobody has.
+
+        Args:
+            image: which.
+            any_python: whether one that is used as it is may have whatever Python, or none.
 
         Raises:
             ImageError: it cannot be found, built, kept or pulled.
@@ -98,21 +102,22 @@ class Images:
             if known is not None or image is None:
                 return known or Ready(default_image())
             if isinstance(image, str):
-                ready = self._as_it_is(image, Reference.parse(image))
+                ready = self._as_it_is(image, Reference.parse(image), any_python=any_python)
             elif image.is_plain:
                 base = self._official(image.base or "")
-                ready = self._as_it_is(str(base), base)
+                ready = self._as_it_is(str(base), base, any_python=any_python)
             else:
                 ready = self._built(image)
-            if isinstance(image, str) or not _has_files(image):
+            if not any_python and (isinstance(image, str) or not _has_files(image)):
                 self._ready[image] = ready
             return ready
 
-    def _as_it_is(self, name: str, reference: Reference) -> Ready:
+    def _as_it_is(self, name: str, reference: Reference, *, any_python: bool) -> Ready:
         python = self._python(reference)
         if python is None and self._hides_nothing(reference):
             raise errors.ImageError(f"there is no image {reference}; check its name and tag")
-        _check(name, python)
+        if not any_python:
+            _check(name, python)
         try:
             registry_id = None if self._access is None else self._access.id_of(reference)
         except errors.RegistryError as error:
