@@ -21,6 +21,8 @@ from dokrun.engine import Engine
 
 DOOR = 2222
 PLAN = "v100-32gb"
+# Without a hold on the pipes of whoever called it, which a test that fails would wait for.
+STAYS = "exec sleep 600 >/dev/null 2>&1"
 NEW = ("shell", "--plan", PLAN)
 Run = Callable[..., "subprocess.Popen[str]"]
 
@@ -95,7 +97,7 @@ def test_a_new_task_is_opened_and_ends_with_its_shell(client: Client, run: Run, 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGINT])
 def test_the_task_ends_however_the_shell_does(client: Client, run: Run, tmp_path: Path, number: signal.Signals) -> None:
-    child = run(*NEW, ssh="exec sleep 600")
+    child = run(*NEW, ssh=STAYS)
     wait_for(lambda: called(tmp_path))
     child.send_signal(number)
     _, told = child.communicate(timeout=PATIENCE_S)
@@ -135,7 +137,7 @@ def test_of_a_task_that_was_never_made_no_end_is_told(service: Emulator, client:
 
 
 def test_a_second_shell_in_the_same_task_does_not_end_it(client: Client, run: Run, tmp_path: Path) -> None:
-    first = run(*NEW, ssh="exec sleep 600")
+    first = run(*NEW, ssh=STAYS)
     wait_for(lambda: called(tmp_path))
     (task,) = client.tasks.list().results
     second = run("shell", task.id)
