@@ -32,7 +32,7 @@ from dokrun.shim import fetch, protocol
 
 __all__ = ["faulty", "use"]
 
-SHIM = f"*/blobs/{shim.build().sha256}"
+SHIM = f"*/blobs/{shim.build().packed.sha256}"
 PAYLOAD = "*/payload"
 STAGINGS = 3
 
@@ -147,9 +147,9 @@ def test_cell_fetch_to_a_table_of_addresses_that_is_none_leads_to_nothing(
 )
 def test_a_container_whose_start_meets(tmp_path: Path, faulty: FaultyStore, fault: StoreFault) -> None:
     attempt = Attempt(tmp_path, faulty, (tmp_path / "started").touch)
-    ready = shim.build()
-    attempt.bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
-    attempt.addresses["shim"] = attempt.bucket.address(keys.blob(ready.sha256))
+    packed = shim.build().packed
+    attempt.bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
+    attempt.addresses["shim"] = attempt.bucket.address(keys.blob(packed.sha256))
     attempt.bucket.close()
     faulty.add(fault)
     command = [*shim.ENTRYPOINT, *shim.command(None, attempt.addresses, patience_s=0.5)]

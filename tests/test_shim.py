@@ -418,7 +418,7 @@ def bootstrap(
 
 def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Container, site: Site) -> None:
     container.give(payload(lambda: "injected"))
-    site.files["/shim"] = shim.build().data
+    site.files["/shim"] = bytes(shim.build().packed.data or b"")
     done = bootstrap(container, f"{site.url}/shim")
     assert done.returncode == 0, done.stderr
     assert container.value() == "injected"
@@ -426,7 +426,7 @@ def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Cont
 
 def test_the_injected_command_runs_nothing_that_does_not_match(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
-    site.files["/forged"] = shim.build().data + b"x"
+    site.files["/forged"] = zlib.compress(shim.build().data + b"x")
     done = bootstrap(container, f"{site.url}/forged?signature=canary")
     assert done.returncode != 0
     assert "does not match its digest; nothing was run" in done.stderr
@@ -436,17 +436,18 @@ def test_the_injected_command_runs_nothing_that_does_not_match(container: Contai
 
 def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
-    site.files["/shim"] = shim.build().data
+    site.files["/shim"] = bytes(shim.build().packed.data or b"")
     done = bootstrap(container, f"{site.url}/shim", python="python")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_archive_is_reproducible_and_small() -> None:
-    first = shim.build().data
+    first = shim.build()
     shim.build.cache_clear()
-    assert shim.build().data == first
-    assert len(first) < 64 * 1024
-    names = zipfile.ZipFile(BytesIO(first)).namelist()
+    again = shim.build()
+    assert (again.data, again.packed.sha256) == (first.data, first.packed.sha256)
+    assert first.packed.size < 64 * 1024
+    names = zipfile.ZipFile(BytesIO(first.data)).namelist()
     assert "dokrun_shim/supervisor.py" in names
     assert "cloudpickle/cloudpickle.py" in names
 

@@ -148,8 +148,8 @@ def test_cell_upload_cx_a_call_that_is_cancelled_while_it_is_uploaded_makes_no_t
     quick: FaultyStore, dok: Emulator, tmp_path: Path
 ) -> None:
     bucket = Bucket(quick.settings)
-    ready = shim.build()
-    bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
+    packed = shim.build().packed
+    bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
     quick.add(StoreFault("hold", method="PUT", path="*/payload"))
     before = tasks(dok)
     future = run_with(tmp_path / "started", os.urandom(100_000))

@@ -167,9 +167,9 @@ def _fetching_s(job: Job) -> int:
 
 def _addresses(job: Job, bucket: Bucket, attempt: Attempt, *, payload: bool) -> dict[str, object]:
     """Presign all that the container may fetch and write, for as long as a task may wait in line."""
-    ready = shim.build()
-    bucket.put_once(keys.blob(ready.sha256), ready.data, ready.sha256)
-    needed: dict[str, object] = {"shim": bucket.address(keys.blob(ready.sha256))}
+    packed = shim.build().packed
+    bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
+    needed: dict[str, object] = {"shim": bucket.address(keys.blob(packed.sha256))}
     claim = keys.claim(job.id, attempt.number)
     table = {
         **needed,

@@ -3,7 +3,8 @@
 The archive holds `dokrun/shim/` (as the package `dokrun_shim`), the client's own cloudpickle, and of dokrun itself what
 the user's modules may refer to when they are imported in the container; it is last in line there, so that an installed
 dokrun wins. None of it has docstrings or comments there. The bytes depend on these files alone: no times, no order of
-a file system.
+a file system. In the archive the files are stored as they are, which is quickest to import from; it travels compressed
+as a whole, which is a quarter smaller than each file on its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import io
 import json
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,7 @@ import cloudpickle
 import dokrun.shim
 from dokrun.payload.strip import strip
 from dokrun.shim import protocol
+from dokrun.shim.envelope import Segment, segment_of
 
 # The oldest time a zip archive can hold; a fixed one makes the bytes reproducible.
 _TIME = (1980, 1, 1, 0, 0, 0)
@@ -68,12 +71,12 @@ BAKED_PATH = "/opt/dokrun/shim.pyz"
 # How long one try to fetch the shim, some 50 KiB, may take.
 PATIENCE_S = 60.0
 
-# The arguments are `protocol`'s. The shim's digest stands in the task definition, which only the client writes; its
+# The arguments are `protocol`'s. The archive's digest stands in the task definition, which only the client writes; its
 # bytes are run only if they match it, wherever they came from.
 _BOOTSTRAP = """\
 import sys
 sys.path[:]=[p for p in sys.path if p]
-import base64,hashlib,json,os,tempfile,time
+import base64,hashlib,json,os,tempfile,time,zlib
 sha256,carried=sys.argv[1:3]
 def once():
  from urllib.request import urlopen
@@ -99,6 +102,11 @@ def fetched():
    if not pause or(code<500 and code not in(408,429)):
     sys.exit("dokrun: the shim could not be fetched: "+str(getattr(error,"reason",error)))
    time.sleep(pause)
+def unpacked(data):
+ try:
+  return zlib.decompressobj().decompress(data,1<<22)
+ except zlib.error:
+  return b""
 def baked():
  try:
   with open("%(baked)s","rb")as file:
@@ -107,7 +115,7 @@ def baked():
   return b""
 data=baked()
 if hashlib.sha256(data).hexdigest()!=sha256:
- data=fetched()if carried=="%(elsewhere)s"else base64.b64decode(carried)
+ data=unpacked(fetched()if carried=="%(elsewhere)s"else base64.b64decode(carried))
 if hashlib.sha256(data).hexdigest()!=sha256:
  sys.exit("dokrun: the shim does not match its digest; nothing was run")
 with tempfile.TemporaryDirectory(prefix="dokrun-")as folder:
@@ -123,10 +131,11 @@ sys.exit(status)
 
 @dataclass(frozen=True)
 class Shim:
-    """The archive's bytes and their SHA-256."""
+    """The archive's bytes and their SHA-256; and what travels, the same compressed."""
 
     data: bytes
     sha256: str
+    packed: Segment
 
 
 @functools.cache
@@ -146,9 +155,9 @@ def build() -> Shim:
             entry = zipfile.ZipInfo(name, _TIME)
             entry.external_attr = 0o644 << 16
             entry.create_system = 3
-            zipped.writestr(entry, strip(files[name]), zipfile.ZIP_DEFLATED, compresslevel=9)
+            zipped.writestr(entry, strip(files[name]), zipfile.ZIP_STORED)
     data = archive.getvalue()
-    return Shim(data, hashlib.sha256(data).hexdigest())
+    return Shim(data, hashlib.sha256(data).hexdigest(), segment_of(zlib.compress(data, 9)))
 
 
 def _python_files(folder: Path, package: str) -> dict[str, bytes]:
@@ -167,7 +176,7 @@ def command(
         patience_s: how long one try to fetch the shim may take, in seconds.
     """
     ready = build()
-    carried = protocol.FETCHED if "shim" in addresses else base64.b64encode(ready.data).decode()
+    carried = protocol.FETCHED if "shim" in addresses else base64.b64encode(ready.packed.data or b"").decode()
     table = json.dumps(addresses, separators=(",", ":"))
     script = _BOOTSTRAP % {"baked": BAKED_PATH, "elsewhere": protocol.FETCHED, "patience": patience_s}
     return [script, ready.sha256, carried, payload or protocol.FETCHED, table, *([calls] if calls else [])]
