@@ -19,7 +19,7 @@ from dokrun.errors import OptionError, SourceTooLarge
 from dokrun.function import RemoteFunction
 from dokrun.options import Options
 from dokrun.payload.bundle import LIMIT_BYTES, bundle
-from dokrun.payload.source import SourceFile, collect
+from dokrun.payload.source import Origin, SourceFile, collect
 from dokrun.shim import protocol
 from dokrun.shim.envelope import Segment
 from dokrun.shim.layout import lay_out
@@ -40,7 +40,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def files_of(*modules: str) -> tuple[SourceFile, ...]:
-    return collect(modules, module=modules[0]).files
+    return collect(modules, [Origin(modules[0])]).files
 
 
 def kept_elsewhere(segment: Segment) -> Segment:
@@ -168,7 +168,7 @@ def test_where_only_the_number_of_files_is_large_a_refusal_names_their_folders(f
         bundle(files_of("parcel"))
     assert "the largest are parcel/shards/ (39.1 MiB), parcel/ (18 B). " in str(caught.value)
     assert 'Write exclude=["parcel/shards/", …]' in str(caught.value)
-    bundle(collect(["parcel"], module="parcel", exclude=["parcel/shards/"]).files)
+    bundle(collect(["parcel"], [Origin("parcel")], exclude=["parcel/shards/"]).files)
 
 
 def test_exactly_the_limit_goes_along(folder: Path) -> None:

@@ -140,10 +140,10 @@ def payload_of(*calls: tuple[Callable[..., Any], tuple[Any, ...]], timeout_s: fl
     for function, group in itertools.groupby(calls, key=lambda call: call[0]):
         value = envelope.dump_value(function, cloudpickle.dumps)
         functions.append({"value": [segments.put(segment, shared=True) for segment in value]})
-        pack = Pack(segments)
+        pack = Pack(segments, len(functions) - 1, timeout_s)
         for _, args in group:
             pack.add(envelope.dump_value((args, {}), cloudpickle.dumps))
-        packs.append(pack.header(len(functions) - 1, timeout_s))
+        packs.append(pack.header())
     told = {"job": "j", "python": platform.python_version(), "cloudpickle": cloudpickle.__version__, "workers": 1}
     return envelope.pack({**told, "functions": functions, "calls": packs, "source": [], **header}, segments)
 

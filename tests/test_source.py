@@ -13,6 +13,7 @@ import pytest
 
 from dokrun.errors import OptionError
 from dokrun.payload import source
+from dokrun.payload.source import Origin
 
 FILES = {
     "train.py": "import numpy\nimport helpers.maths\nfrom models import net\ndef run(): return 1\n",
@@ -47,7 +48,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def names(*modules: str, include: tuple[str, ...] = (), exclude: tuple[str, ...] = ()) -> list[str]:
-    found = source.collect(modules, module=modules[0], include=include, exclude=exclude)
+    found = source.collect(modules, [Origin(modules[0])], include=include, exclude=exclude)
     return [file.name for file in found.files]
 
 
@@ -102,7 +103,7 @@ def test_the_standard_library_installed_packages_and_dokrun_stay_out(module: str
 
 @pytest.mark.usefixtures("project")
 def test_an_installed_package_that_is_imported_is_told_apart() -> None:
-    left_out = source.collect(["train"], module="train").left_out
+    left_out = source.collect(["train"], [Origin("train")]).left_out
     assert [(each.name, each.reason) for each in left_out] == [
         ("numpy", "an installed package, which the image must have")
     ]
@@ -146,7 +147,7 @@ def test_gitignore_is_honoured_as_git_reads_it(tmp_path: Path, monkeypatch: pyte
     )
     assert names("package") == sorted(listed.stdout.split())
     assert "package/deep/b.bin" in names("package")
-    left_out = source.collect(["package"], module="package").left_out
+    left_out = source.collect(["package"], [Origin("package")]).left_out
     assert source.LeftOut("package/logs", ".gitignore") in left_out
 
 
@@ -196,8 +197,8 @@ def test_an_exclude_that_takes_away_what_the_function_is_imported_from_is_refuse
     module: str, exclude: str, file: str
 ) -> None:
     with pytest.raises(OptionError, match=f"^exclude= takes away {file}, in which run is defined"):
-        source.collect([module], module=module, name="run", by_name=True, exclude=[exclude])
-    assert file not in [each.name for each in source.collect([module], module=module, exclude=[exclude]).files]
+        source.collect([module], [Origin(module, "run", by_name=True)], exclude=[exclude])
+    assert file not in [each.name for each in source.collect([module], [Origin(module)], exclude=[exclude]).files]
 
 
 @pytest.mark.usefixtures("project")
@@ -227,7 +228,7 @@ def test_a_link_to_a_file_inside_is_that_file_and_other_links_are_not_followed(p
     (package / "outside.csv").symlink_to(project / "table.csv")
     (package / "folder").symlink_to(package / "data")
     (package / "broken").symlink_to(package / "nothing")
-    found = source.collect(["helpers.constants"], module="helpers.constants")
+    found = source.collect(["helpers.constants"], [Origin("helpers.constants")])
     assert [file.name for file in found.files] == sorted([*HELPERS, "helpers/inside.csv"])
     assert [each.name for each in found.left_out] == ["helpers/broken", "helpers/folder", "helpers/outside.csv"]
 
@@ -260,7 +261,7 @@ def test_include_is_relative_to_the_folder_that_holds_the_top_level_module() -> 
 def test_each_file_says_why_it_goes(project: Path) -> None:
     (project / "helpers" / "run.sh").write_text("")
     (project / "helpers" / "run.sh").chmod(0o755)
-    found = source.collect(["train"], module="train", name="run", include=["table.csv"])
+    found = source.collect(["train"], [Origin("train", "run")], include=["table.csv"])
     files = {file.name: file for file in found.files}
     assert files["train.py"].reason == "module of run"
     assert files["late.py"].reason == "imported by models/net.py"
@@ -390,7 +391,7 @@ def test_a_module_run_as_a_program_brings_its_package_and_includes_from_beside_i
 @pytest.mark.parametrize("pattern", [".", "./", "**"])
 def test_a_whole_folder_can_be_included(project: Path, pattern: str) -> None:
     (project / "data.csv").write_text("1")
-    found = source.collect(["train"], module="train", name="run", include=[pattern])
+    found = source.collect(["train"], [Origin("train", "run")], include=[pattern])
     assert {"data.csv", "unrelated.py"} <= {file.name for file in found.files}
 
 

@@ -57,9 +57,11 @@ class Segments(list[Segment]):
 
 
 class Pack:
-    """Gathers the records of calls of one function."""
+    """Gathers the records of calls of one function, each of which may take so many seconds."""
 
-    def __init__(self, segments: Segments) -> None:
+    def __init__(self, segments: Segments, function: int, timeout_s: float) -> None:
+        self.function = function
+        self.timeout_s = timeout_s
         self._segments = segments
         self._records = bytearray()
         self._offsets = [0]
@@ -80,13 +82,13 @@ class Pack:
             self._records += write_record(pickled.data, numbers, given)
         self._offsets.append(len(self._records))
 
-    def header(self, function: int, timeout_s: float) -> dict[str, Any]:
+    def header(self) -> dict[str, Any]:
         """Put the records into the segments. Returns what the payload's header says of them."""
         offsets = struct.pack(f"<{len(self._offsets)}Q", *self._offsets)
         return {
             "count": len(self),
-            "function": function,
+            "function": self.function,
             "records": self._segments.put(segment_of(self._records)),
             "offsets": self._segments.put(segment_of(offsets)),
-            "timeout_s": timeout_s,
+            "timeout_s": self.timeout_s,
         }

@@ -24,6 +24,8 @@ from dokrun.retry import Retry
 from dokrun.secret import Secret
 from dokrun.shim.envelope import Segment
 
+# What the payload's header says of a pack, in about so many bytes.
+PACK_BYTES = 512
 # How often the container looks whether there is a checkpoint to save.
 CHECKPOINT_S = 60.0
 
@@ -42,8 +44,9 @@ class Job:
     """The work that one task will do, ready to be staged: the payload's header and its segments.
 
     A segment without its bytes lies in the bucket already, by its content, and is not sent again for the next job.
-    `calls` is how many there are, `lanes` how many of them run at the same time. `price` is known where there is a
-    `max_yen`; it stays what it was when the job was made, as the task's definition does.
+    `calls` is how many there are, `lanes` how many of them run at the same time, `timeout_s` the longest that one of
+    them may take, in seconds. `price` is known where there is a `max_yen`; it stays what it was when the job was made,
+    as the task's definition does.
     """
 
     id: str
@@ -54,17 +57,13 @@ class Job:
     segments: Sequence[Segment]
     calls: int
     lanes: int
+    timeout_s: float
     price: Price | None = None
 
     @property
     def retry(self) -> Retry:
         """How often a call that has started may run again."""
         return self.options.retries or Retry(0)
-
-    @property
-    def timeout_s(self) -> float:
-        """The longest that one call may take, in seconds."""
-        return self.options.timeout_s or DEFAULT_TIMEOUT_S
 
     def paid_s(self, spent: Decimal = Decimal(0)) -> int | None:
         """Tell for how many seconds its `max_yen` pays, when so much of it is spent; None where nothing was said."""
@@ -80,7 +79,7 @@ class Job:
 
 
 class Preparing:
-    """A job in the making.
+    """A job in the making. Its calls are of one function, or of several, one after another in packs.
 
     Args:
         target: what is called.
@@ -89,6 +88,9 @@ class Preparing:
         workers: how many calls shall run at the same time; None for one on each GPU.
         price: the plan's, where there is a `max_yen`.
         keep: brings a large segment to safety.
+
+    Attributes:
+        id: the job's.
 
     Raises:
         NotSerializable: the function cannot be pickled.
@@ -104,89 +106,139 @@ class Preparing:
         price: Price | None = None,
         keep: Keep = lambda it: it,
     ) -> None:
-        self._target = target
+        self.id = keys.new_id()
         self._plan = plan
         self._options = options
+        self._name = options.name or target.name
         self._workers = workers or gpus(plan)
         self._price = price
         self._keep = keep
         self._serializer = serialize.Serializer()
         self._segments = Segments(keep)
-        self._pack = Pack(self._segments)
-        self._given: set[int] = set()
-        self._where = source.locate(target.function)
-        if self._where is None:
-            pickled = self._serializer.function(target.function, target.name)
-            value = [self._segments.put(it, shared=True) for it in pickled]
-            self._function: dict[str, Any] = {"value": value, "given": self._place_given()}
-        else:
-            self._function = {"module": self._where.module, "name": self._where.name}
-            self._serializer.modules.add(self._where.module)
+        self._functions = Functions(self._serializer, self._segments)
+        # Those before the one that calls are added to, and what they hold.
+        self._packs: list[Pack] = []
+        self._calls = self._size_bytes = 0
+        self._target = target
+        self._pack = Pack(self._segments, self._functions.number(target), self._timeout_s(None))
 
     @property
     def calls(self) -> int:
         """How many calls there are so far."""
-        return len(self._pack)
+        return self._calls + len(self._pack)
 
     @property
     def size_bytes(self) -> int:
         """How large their arguments are so far, without what is kept elsewhere."""
-        return self._pack.size_bytes + self._segments.held_bytes
+        return self._size_bytes + self._pack.size_bytes + self._segments.held_bytes
 
     @property
     def kept(self) -> int:
         """How many objects lie elsewhere that they need."""
         return self._segments.kept
 
+    def turn_to(self, target: Target, timeout_s: float | None) -> None:
+        """Let the calls that follow be of another function, or have another timeout; None is the options'.
+
+        Raises:
+            NotSerializable: the function cannot be pickled.
+        """
+        function, timeout_s = self._functions.number(target), self._timeout_s(timeout_s)
+        self._target = target
+        if (function, timeout_s) == (self._pack.function, self._pack.timeout_s):
+            return
+        if self._pack:
+            self._packs.append(self._pack)
+            self._calls += len(self._pack)
+            self._size_bytes += self._pack.size_bytes + PACK_BYTES
+        self._pack = Pack(self._segments, function, timeout_s)
+
     def add(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         """Add a call. Raises NotSerializable, which names the argument, and where inside it."""
         arguments = self._serializer.arguments(self._target.signature, args, kwargs)
-        self._pack.add(arguments, self._place_given())
+        self._pack.add(arguments, self._functions.place_given())
 
-    def _place_given(self) -> list[int]:
-        """Add what lies beside the last pickle, which is sent at once and not held. Tells the segments' numbers."""
-        numbers = [self._segments.put(segment, shared=True) for segment in self._serializer.take_given()]
-        self._given.update(numbers)
-        return numbers
+    def _timeout_s(self, timeout_s: float | None) -> float:
+        return timeout_s or self._options.timeout_s or DEFAULT_TIMEOUT_S
 
     def job(self) -> Job:
         """Find the files that the calls need, and make the job.
 
         Raises:
-            OptionError: an `include` matches no file, or `exclude` takes away the function's own module.
+            OptionError: an `include` matches no file, or `exclude` takes away a function's own module.
             SourceTooLarge: the user's files that would go along are too many.
             ConfigError: a secret is not set.
         """
-        options = self._options
+        options, packs = self._options, [*self._packs, self._pack]
         found = source.collect(
-            self._serializer.modules,
-            module=source.module_of(self._target.function),
-            name=self._target.name,
-            by_name=self._where is not None,
-            include=options.include,
-            exclude=options.exclude,
+            self._serializer.modules, self._functions.origins, include=options.include, exclude=options.exclude
         )
         files = bundle(found.files)
         first = len(self._segments)
         self._segments.extend(
             self._keep(segment) if number in files.objects else segment for number, segment in enumerate(files.segments)
         )
-        job_id = keys.new_id()
         header = {
-            "job": job_id,
+            "job": self.id,
             "python": platform.python_version(),
             "cloudpickle": cloudpickle.__version__,
             "workers": self._workers,
-            "functions": [self._function],
-            "calls": [self._pack.header(0, options.timeout_s or DEFAULT_TIMEOUT_S)],
+            "functions": self._functions.told,
+            "calls": [pack.header() for pack in packs],
             "source": files.entries(first),
             "main": source.main_name(),
-            "given": sorted(self._given),
+            "given": sorted(self._functions.given),
             "secrets": _revealed(options.secrets),
             "checkpoint_s": CHECKPOINT_S,
         }
-        name, lanes = options.name or self._target.name, max(1, min(self._workers, self.calls))
-        return Job(job_id, name, self._plan, options, header, self._segments, self.calls, lanes, self._price)
+        lanes, longest_s = max(1, min(self._workers, self.calls)), max(pack.timeout_s for pack in packs)
+        return Job(
+            self.id, self._name, self._plan, options, header, self._segments, self.calls, lanes, longest_s, self._price
+        )
+
+
+class Functions:
+    """The functions of a job's calls, each of them once, and what its values are given beside their pickles.
+
+    Attributes:
+        told: what the payload's header says of each.
+        origins: where each was written.
+        given: the numbers of the segments that lie beside the pickles, of functions and of calls.
+    """
+
+    def __init__(self, serializer: serialize.Serializer, segments: Segments) -> None:
+        self.told: list[dict[str, Any]] = []
+        self.origins: list[source.Origin] = []
+        self.given: set[int] = set()
+        self._serializer = serializer
+        self._segments = segments
+        # By identity: some cannot be hashed. What is here lives on, so that no other has its id.
+        self._numbers: dict[int, tuple[Callable[..., Any], int]] = {}
+
+    def number(self, target: Target) -> int:
+        """Tell the number of a function. Raises NotSerializable."""
+        known = self._numbers.get(id(target.function))
+        if known is not None:
+            return known[1]
+        self.told.append(self._tell(target))
+        self.origins.append(source.origin_of(target.function, target.name))
+        self._numbers[id(target.function)] = target.function, len(self.told) - 1
+        return len(self.told) - 1
+
+    def _tell(self, target: Target) -> dict[str, Any]:
+        where = source.locate(target.function)
+        if where is not None:
+            self._serializer.modules.add(where.module)
+            return {"module": where.module, "name": where.name}
+        pickled = self._serializer.function(target.function, target.name)
+        value = [self._segments.put(segment, shared=True) for segment in pickled]
+        return {"value": value, "given": self.place_given()}
+
+    def place_given(self) -> list[int]:
+        """Add what lies beside the last pickle, which is sent at once and not held. Tells the segments' numbers."""
+        numbers = [self._segments.put(segment, shared=True) for segment in self._serializer.take_given()]
+        self.given.update(numbers)
+        return numbers
 
 
 def _revealed(secrets: Mapping[str, Secret | None]) -> dict[str, str]:

@@ -41,14 +41,7 @@ def explain(
         serializer.function(function, name)
     else:
         serializer.modules.add(where.module)
-    found = source.collect(
-        serializer.modules,
-        module=source.module_of(function),
-        name=name,
-        by_name=where is not None,
-        include=include,
-        exclude=exclude,
-    )
+    found = source.collect(serializer.modules, [source.origin_of(function, name)], include=include, exclude=exclude)
     return Explanation(where is None, found.files, tuple(_left_out(found)))
 
 

@@ -22,7 +22,7 @@ import os
 import stat
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,24 @@ class Location:
     name: str
 
 
+@dataclass(frozen=True)
+class Origin:
+    """Where a function that is called was written, and what it is called.
+
+    With `by_name`, the container looks it up in its module, which has to go along then.
+    """
+
+    module: str
+    name: str = ""
+    by_name: bool = False
+
+
+def origin_of(function: Callable[..., Any], name: str) -> Origin:
+    """Tell where a function was written; `__main__` where that cannot be told."""
+    module = getattr(getattr(function, "func", function), "__module__", None) or "__main__"
+    return Origin(module, name, locate(function) is not None)
+
+
 def locate(function: Callable[..., Any]) -> Location | None:
     """Tell where a function can be imported from, or None where it must travel by value.
 
@@ -99,17 +117,10 @@ def locate(function: Callable[..., Any]) -> Location | None:
     return Location(module, name)
 
 
-def module_of(function: Callable[..., Any]) -> str:
-    """Tell the module that a function was written in; `__main__` where that cannot be told."""
-    return getattr(getattr(function, "func", function), "__module__", None) or "__main__"
-
-
 def collect(
     modules: Iterable[str],
+    origins: Sequence[Origin],
     *,
-    module: str = "__main__",
-    name: str = "",
-    by_name: bool = False,
     include: Iterable[str] = (),
     exclude: Iterable[str] = (),
 ) -> Source:
@@ -117,34 +128,34 @@ def collect(
 
     Args:
         modules: the names of modules that the pickles refer to.
-        module: the module that the function was written in: what `include` is relative to.
-        name: the function's name, for the reasons.
-        by_name: the container looks the function up in its module, which has to go along then.
+        origins: where the functions that are called were written; `include` is relative to the first one.
         include: files, folders and glob patterns that are added.
         exclude: patterns of what stays out.
 
     Raises:
-        OptionError: an `include` matches no file, an `exclude` is not a pattern, or it takes away the function's own
+        OptionError: an `include` matches no file, an `exclude` is not a pattern, or it takes away a function's own
             module.
     """
     search = _Search(exclude)
     main = imports.file_of("__main__")
     wanted = set(modules)
-    if module not in MAIN and module in wanted:
-        search.want(module, f"of {name or module}")
+    for origin in origins:
+        if origin.module not in MAIN and origin.module in wanted:
+            search.want(origin.module, f"of {origin.name or origin.module}")
     if MAIN & wanted and main is not None and not imports.is_installed(main):
         package = sys.modules["__main__"].__package__ or ""
         if package:
             search.want(package, f"of {main.name}")
         search.want_imports(main, package, main.name)
-    for other in sorted(wanted - MAIN - {module}):
+    for other in sorted(wanted - MAIN - {origin.module for origin in origins}):
         search.want(other, f"of {other}, which a value refers to")
-    base = base_of(module)
+    base = base_of(origins[0].module)
     for pattern, found in find_included(include, base):
         search.add_included(found, base, f"include={pattern!r}")
     search.follow()
-    if by_name:
-        search.insist(module, name)
+    for origin in origins:
+        if origin.by_name:
+            search.insist(origin.module, origin.name)
     return search.result()
 
 
