@@ -8,7 +8,7 @@ import functools
 import itertools
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -95,12 +95,21 @@ class Outcomes:
             future = self._futures.get(number)
             if future is not None:
                 return future
-            future = self._futures[number] = Future(self.call_id(number), self.name, self.progress, number)
+            future = self._made(number, self.name)
             told = self._told[number]
         if told is not None:
             _settle(future, told)
-        else:
-            future.add_done_callback(lambda done: self._cancelled_alone(number) if done.cancelled() else None)
+        return future
+
+    def another(self, name: str) -> Future[Any]:
+        """Make room for one more call, of a function of this name, in a job that has not begun. Tells its future."""
+        with self._changed:
+            self._told.append(None)
+            return self._made(len(self._told) - 1, name)
+
+    def _made(self, number: int, name: str) -> Future[Any]:
+        future = self._futures[number] = Future(self.call_id(number), name, self.progress, number)
+        future.add_done_callback(lambda done: self._cancelled_alone(number) if done.cancelled() else None)
         return future
 
     def ready(self, after: int, *, ordered: bool) -> list[Result]:
@@ -141,10 +150,16 @@ class Outcomes:
         with self._changed:
             return self._left_out == len(self._told)
 
-    def cancel(self) -> bool:
-        """Cancel what has no outcome yet. Tells whether there was anything."""
+    def leave_out(self) -> list[int]:
+        """Let those that were cancelled so far be no part of the job, unless all were. Tells which are left."""
         with self._changed:
-            left = [number for number, told in enumerate(self._told) if told is None]
+            self._cancelled &= not self.left
+            return self.left
+
+    def cancel(self, which: Container[int] | None = None) -> bool:
+        """Cancel what has no outcome yet, all of it or some numbers. Tells whether there was anything."""
+        with self._changed:
+            left = [number for number in self.left if which is None or number in which]
             self._cancelled |= bool(left)
             for number in left:
                 self._told[number] = Result(error=CancelledError())

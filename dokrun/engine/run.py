@@ -67,6 +67,8 @@ class Run:
         self._settling = Settling(parts, calls, self._attempts)
         # Which calls the attempt under way is for; None is all of them.
         self._chosen: set[int] | None = None
+        # Whether a task before the one under way could not go on with all of its calls.
+        self.tried = False
         # The task whose log is being listened to, and the one that was seen to have ended.
         self._heard = self._ended = ""
         self._image: Ready | None = None
@@ -88,11 +90,6 @@ class Run:
     def task_id(self) -> str | None:
         """The task of the attempt under way, once the service has taken it."""
         return self._progress.task_id
-
-    @property
-    def tried(self) -> bool:
-        """Whether a task before the one under way could not go on with all of its calls."""
-        return self._chosen is not None
 
     @property
     def handle(self) -> str:
@@ -144,6 +141,9 @@ class Run:
         attempt = self._progress.attempt
         self._progress.update(status="staging")
         try:
+            if self._chosen is None and len(left := self.calls.leave_out()) < len(self.calls):
+                # The others were cancelled before anything was sent, and shall cost nothing.
+                self._chosen = set(left)
             chosen = None if self._chosen is None else sorted(self._chosen)
             staged = Attempt(attempt, chosen, self._attempts.checkpoint, self._bill.spent)
             request = stage(job, self._parts.bucket, image, self._batch.tag, staged)
@@ -196,8 +196,19 @@ class Run:
         except errors.ApiError as error:
             self._refused(error)
         else:
+            self._see_chosen(task)
             gone = errors.TaskFailed(f"a task of {self.name} no longer exists; somebody deleted it", ran="maybe")
             self._follow_into(task, self._settling.each_left(gone, lasting=True))
+
+    def _see_chosen(self, task: Task) -> None:
+        """See which calls were cancelled before anything was sent, of a job that another process has submitted."""
+        if self._job is not None or self._chosen is not None or attempt_of(task) != 1:
+            return
+        chosen = chosen_of(task, len(self.calls))
+        if 0 < len(chosen) < len(self.calls):
+            self._chosen = chosen
+            self.calls.cancel(set(range(len(self.calls))) - chosen)
+            self.calls.leave_out()
 
     # While the task lives.
 
@@ -314,6 +325,7 @@ class Run:
             self._heard = task.id
             if self._job is None:
                 self._attempts.retry = retry_of(task)
+            self._see_chosen(task)
             self._steps.aside(lambda: listen(self._parts, self._expected(), task, self._take))
 
     def _take(self, sent: Numbered) -> bool:
@@ -340,6 +352,7 @@ class Run:
             return
         self._bill.close(task, self._record)
         self._progress.update(running_since=None)
+        self._see_chosen(task)
         expected = self._expected()
         try:
             found = find_outcomes(self._parts, self._identity, expected, task)
@@ -402,7 +415,7 @@ class Run:
         _, outcome = following.calls[0]
         if not outcome.claimed and self._progress.task_id is not None:
             self._rejected.add(self._progress.task_id)
-        self._chosen = {number for number, _ in following.calls}
+        self._chosen, self.tried = {number for number, _ in following.calls}, True
         some = "" if len(self.calls) == 1 else f"{len(self._chosen)} calls of "
         told = described(outcome.error) if outcome.error else ""
         _log.warning("%s%s: tried again, as attempt %d: %s", some, self.name, following.attempt, told)
