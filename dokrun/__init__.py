@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dokrun.cost import Price as Price
     from dokrun.cost import Quote as Quote
     from dokrun.cost import Receipt as Receipt
+    from dokrun.executor import Executor as Executor
     from dokrun.function import RemoteFunction as RemoteFunction
     from dokrun.function import attach as attach
     from dokrun.function import prices as prices
@@ -51,6 +52,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "dokrun.artifact": ("ArtifactFile",),
     "dokrun.cost": ("Phases", "Price", "Quote", "Receipt"),
+    "dokrun.executor": ("Executor",),
     "dokrun.function": ("RemoteFunction", "attach", "prices", "put", "remote"),
     "dokrun.future": ("Future",),
     "dokrun.given": ("File",),

@@ -157,6 +157,15 @@ class RemoteFunction(Generic[P, R_co]):
         """The function itself: what the container's worker looks for when it has imported the function's module."""
         return self._function
 
+    def __dokrun_call__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Target, Options]:
+        """Tell what a call is to the engine, and with which options, for whoever sends it in another way.
+
+        Raises:
+            OptionError: as the call itself does, before anything is sent.
+        """
+        self._check_arguments(args, kwargs)
+        return self._target(), self._options
+
     @overload
     def __get__(self, instance: None, owner: type | None = None) -> RemoteFunction[P, R_co]: ...
     @overload

@@ -177,8 +177,19 @@ class Future(concurrent.futures.Future[T]):
             print(f"dokrun: {self.name} goes on ({self.status}){costs}; future.cancel() stops it", file=sys.stderr)
             raise
 
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as `result` does, and return what it would raise: None where there is a value.
+
+        Raises:
+            TimeoutError: as `result`.
+            CancelledError: as `result`.
+        """
+        self._progress.hurry()
+        return super().exception(timeout)
+
     def _show(self, timeout: float | None) -> float | None:
         """Show how far the call is while it is waited for. Tells what is left of the time for that."""
+        self._progress.hurry()
         from dokrun.display import Display
 
         until = None if timeout is None else time.monotonic() + timeout
@@ -264,6 +275,7 @@ class Future(concurrent.futures.Future[T]):
 
     def __await__(self) -> Generator[Any, None, T]:
         """Wait without blocking the event loop."""
+        self._progress.hurry()
         return asyncio.wrap_future(self).__await__()
 
     def __reduce__(self) -> Any:

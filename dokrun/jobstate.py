@@ -30,6 +30,7 @@ class Progress:
         line: tells where a waiting task stands in the project's line; it asks the service if it is called with True,
             and else tells what was last heard, which it sees to in the background.
         cancel: called with a future that was cancelled.
+        awaited: called when somebody waits for a call, where it would else be sent later.
         logs: yields what a task's log has of a call, by its number.
         serves: whether its tasks have an http port; None while that is not known.
         address: the public address of the running task's http port, once the service tells it.
@@ -44,6 +45,7 @@ class Progress:
         self.receipt: Receipt | None = None
         self.artifact: Artifact | None = None
         self.cancel: Callable[[], None] | None = None
+        self.awaited: Callable[[], None] | None = None
         self.logs: Callable[[str, int], Iterator[str]] | None = None
         self.handle: str | None = None
         self.over = False
@@ -91,8 +93,15 @@ class Progress:
             vars(self).update(changed)
             self._changed.notify_all()
 
+    def hurry(self) -> None:
+        """Say that somebody waits."""
+        awaited = self.awaited
+        if awaited is not None:
+            awaited()
+
     def wait_for(self, name: str, ended: Callable[[], bool]) -> Any:
         """Wait until an attribute is known, or nothing more is to come. Tells what it is."""
+        self.hurry()
         with self._changed:
             self._changed.wait_for(lambda: getattr(self, name) is not None or ended())
             return getattr(self, name)

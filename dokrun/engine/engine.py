@@ -22,6 +22,7 @@ from dokrun.config import Settings
 from dokrun.cost import JST, Price, Quote, utc_now
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
+from dokrun.engine.gathering import Gathering
 from dokrun.engine.hint import Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Journal, Record
@@ -30,14 +31,14 @@ from dokrun.engine.lines import users_own
 from dokrun.engine.listing import Listed
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
-from dokrun.engine.portions import Portions
+from dokrun.engine.portions import MOST_BYTES, Portions
 from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.queue import Queue, places
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
 from dokrun.engine.shell import SHELLS, ShellTask, check_key
 from dokrun.engine.spending import Cost, Spending, billed, costs_since
-from dokrun.engine.stage import check_fits
+from dokrun.engine.stage import COMMAND_BYTES, check_fits
 from dokrun.engine.submit import Submitter, not_submitted
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
@@ -110,6 +111,7 @@ class Engine:
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
+        self._gathered: dict[Gathering, None] = {}
 
     def call(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> Future[Any]:
         """Run a call as a job of its own. Returns as soon as what the caller may still change is safe.
@@ -129,7 +131,7 @@ class Engine:
             preparing.add(args, kwargs)
             job = preparing.job()
             keeping.finish()
-            return self._begin(job, hinted=True).future(0)
+            return self._begin(job, Outcomes(job.id, 1, job.name, Progress()), hinted=True).future(0)
         except StorageError as error:
             return self._failed(target, error)
 
@@ -160,11 +162,40 @@ class Engine:
 
         def begin(job: Job) -> Outcomes:
             keeping.finish()
-            return self._begin(job, bell)
+            return self._begin(job, Outcomes(job.id, job.calls, job.name, Progress(), bell))
 
         # What is listed to be shared among tasks is counted by that.
         portions = Portions(calls, size, packing.tasks, prepare, begin, name=f"{target.name}.map")
         return Map(target.name, portions.begin, bell, packing, portions.size)
+
+    def gather(self, target: Target, options: Options, workers: int | None) -> Gathering:
+        """Begin to gather calls for one task; the first will be of this function, and none is sent before its `send`.
+
+        Raises:
+            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it, or
+                `max_yen` does not pay for a task.
+            NotSerializable: the function cannot be pickled.
+        """
+        plan, merged = self._checked(target, options)
+        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self._bucket)
+        preparing = Preparing(target, plan, merged, workers=workers, price=price, keep=keeping)
+        # Without a bucket they travel compressed in the command, with their functions and files.
+        most_bytes = MOST_BYTES if self._bucket is not None else COMMAND_BYTES // 2
+        gathering = Gathering(merged.name or target.name, preparing, keeping, most_bytes, self._send)
+        with self._changed:
+            self._gathered[gathering] = None
+        return gathering
+
+    def _send(self, gathering: Gathering) -> None:
+        with self._changed:
+            wanted = gathering in self._gathered
+            self._gathered.pop(gathering, None)
+        if not wanted or gathering.calls.over:
+            return
+        try:
+            self._begin(gathering.job(), gathering.calls)
+        except BaseException as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+            gathering.fail(error)
 
     def put(self, value: Any) -> Put:
         """Send a value to the bucket, unless it is there.
@@ -222,15 +253,15 @@ class Engine:
         plan, merged = self._checked(target, options)
         return quote(self._plans, self._parts.journal, target.name, plan, merged, Split(counts, workers))
 
-    def _begin(self, job: Job, bell: Bell | None = None, *, hinted: bool = False) -> Outcomes:
+    def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False) -> Outcomes:
         if self._bucket is None:
             check_fits(job)
         batch = self._parts.watcher.batch()
-        run = self._new_run(Record(job.id, job.name, job.plan, job.calls, "", batch.tag), batch, job, bell)
+        run = self._new_run(Record(job.id, job.name, job.plan, job.calls, "", batch.tag), calls, batch, job)
         if hinted:
             self._hint.called(run, job.plan)
         run.begin(job)
-        return run.calls
+        return calls
 
     def _failed(self, target: Target, error: StorageError) -> Future[Any]:
         future: Future[Any] = Future(protocol.call_id(keys.new_id(), 0), target.name, Progress())
@@ -239,8 +270,7 @@ class Engine:
         future.fail(failed)
         return future
 
-    def _new_run(self, record: Record, batch: Batch, job: Job | None, bell: Bell | None = None) -> Run:
-        calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
+    def _new_run(self, record: Record, calls: Outcomes, batch: Batch, job: Job | None) -> Run:
         run = Run(self._parts, record, calls, self._forget, job=job, batch=batch)
         with self._changed:
             self._unfinished[run] = None
@@ -259,8 +289,9 @@ class Engine:
                 f"the task of {text!r} is gone: on the profile {self.settings.profile} a call ends with the process "
                 "that made it; call the function again"
             )
-        bell = Bell()
-        run = self._new_run(entry.record, Batch.of_job(entry.record.id), None, bell)
+        record, bell = entry.record, Bell()
+        calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
+        run = self._new_run(record, calls, Batch.of_job(record.id), None)
         run.attach(entry.task_id, entry.attempt)
         if len(run.calls) == 1:
             return run.calls.future(0)
@@ -333,6 +364,9 @@ class Engine:
         with self._changed:
             # The last in line first, so that none of them gets to run.
             runs = list(reversed(self._unfinished))
+            gathered = list(self._gathered)
+            self._gathered.clear()
+        unsent = [gathering.name for gathering in gathered if gathering.calls.cancel()]
         # Of some only the task has yet to end.
         told = [run for run in runs if run.all_told]
         open_runs = [run for run in runs if run not in told]
@@ -347,7 +381,7 @@ class Engine:
             # A second Ctrl-C: somebody wants this to end at once, and has to know what that leaves behind.
             farewell.interrupted(self.settings, open_runs[::-1])
             return
-        farewell.tell(self.settings, stopped[::-1], going_on[::-1])
+        farewell.tell(self.settings, stopped[::-1], going_on[::-1], unsent)
         if not answered:
             print("dokrun: a request to DOK had no answer yet; look whether a task was created", file=sys.stderr)
 

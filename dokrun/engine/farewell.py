@@ -13,10 +13,14 @@ from dokrun.engine.run import Run
 _NAMED = 3
 
 
-def tell(settings: Settings, stopped: Sequence[Run], going_on: Sequence[Run]) -> None:
-    """Say in a line each what was stopped, what was lost, and what goes on. Each is told in the order of the calls."""
-    if stopped:
-        named = [f"{run.name} (task {run.task_id})" if run.task_id else run.name for run in stopped]
+def tell(settings: Settings, stopped: Sequence[Run], going_on: Sequence[Run], unsent: Sequence[str] = ()) -> None:
+    """Say in a line each what was stopped, what was lost, and what goes on. Each is told in the order of the calls.
+
+    `unsent` are the names of what was still being gathered.
+    """
+    named = [f"{run.name} (task {run.task_id})" if run.task_id else run.name for run in stopped]
+    named += unsent
+    if named:
         why = ""
         if any(run.detached for run in stopped):
             why = f"; on the profile {settings.profile} no call goes on without its process, detached or not"

@@ -28,6 +28,11 @@ def _most(size: int | None, tasks: int, most: int = MOST_CALLS) -> int:
     return min(most, -(-size // tasks)) if tasks > 1 and size else most
 
 
+def is_full(preparing: Preparing, most: int = MOST_CALLS, most_bytes: int = MOST_BYTES) -> bool:
+    """Tell whether a job has as many calls as a task holds."""
+    return preparing.calls >= most or preparing.size_bytes >= most_bytes or preparing.kept >= MOST_KEPT
+
+
 class Portions:
     """Makes jobs of calls, which are looked at no sooner than that.
 
@@ -80,7 +85,7 @@ class Portions:
             preparing = self._prepare()
             for args in itertools.chain([first], self._calls):
                 preparing.add(args, {})
-                if preparing.calls >= self._most or preparing.size_bytes >= MOST_BYTES or preparing.kept >= MOST_KEPT:
+                if is_full(preparing, self._most):
                     break
             outcomes = self._begin(preparing.job())
         except StorageError as error:

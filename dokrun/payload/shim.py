@@ -37,6 +37,7 @@ _FOR_USERS = (
     "artifact.py",
     "cost.py",
     "errors.py",
+    "executor.py",
     "function.py",
     "future.py",
     "given.py",
