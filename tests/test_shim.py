@@ -29,7 +29,7 @@ from told import Told
 import dokrun.shim
 from dokrun.engine.packing import Pack, Segments
 from dokrun.payload import shim
-from dokrun.shim import envelope, protocol
+from dokrun.shim import drain, envelope, protocol
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
@@ -526,6 +526,14 @@ def test_several_workers_run_at_once_each_with_a_gpu_of_its_own(container: Conta
     container.give(payload(meet(*paths), meet(*reversed(paths)), workers=2))
     container.run()
     assert sorted(container.values().values()) == ["4", "7"]
+
+
+def test_workers_that_are_more_than_the_gpus_share_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(protocol.VISIBLE_GPUS, raising=False)
+    for name in ("nvidia0", "nvidia1", "nvidiactl", "nvidia-uvm", "null"):
+        (tmp_path / name).touch()
+    assert [lane[protocol.VISIBLE_GPUS] for lane in drain._gpus(3, str(tmp_path))] == ["0", "1", "0"]
+    assert drain._gpus(1, str(tmp_path)) == [{}]
 
 
 def test_a_single_call_sees_every_gpu_that_the_container_was_given(container: Container) -> None:

@@ -100,10 +100,13 @@ def make_lanes(first: Worker, header: Dict[str, Any], count: int, folder: str, o
     ]
 
 
-def _gpus(lanes: int) -> List[Dict[str, str]]:
+def _gpus(lanes: int, devices: str = "/dev") -> List[Dict[str, str]]:
     """Tell the environment of each lane: with several, each sees one of the GPUs that the container was given."""
     if lanes == 1:
         return [{}]
-    given = [name for name in os.environ.get(protocol.VISIBLE_GPUS, "").split(",") if name]
-    names = given or [str(number) for number in range(lanes)]
+    names = [name for name in os.environ.get(protocol.VISIBLE_GPUS, "").split(",") if name]
+    if not names:
+        # Whoever is given the number of one that is not there sees none.
+        count = sum(name[len("nvidia") :].isdigit() for name in os.listdir(devices) if name.startswith("nvidia"))
+        names = [str(number) for number in range(count or lanes)]
     return [{protocol.VISIBLE_GPUS: names[number % len(names)]} for number in range(lanes)]
