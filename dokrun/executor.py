@@ -1,7 +1,4 @@
-"""A `concurrent.futures.Executor` whose calls run on DOK, for everything that takes one.
-
-In the container this file is there too, for modules that speak of executors; what sends calls is not.
-"""
+"""A `concurrent.futures.Executor` whose calls run on DOK, for everything that takes one."""
 
 from __future__ import annotations
 
@@ -14,11 +11,12 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dokrun.errors import OptionError
 from dokrun.function import RemoteFunction
 from dokrun.options import GivenOptions, Options
+from dokrun.shim import protocol
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -64,21 +62,24 @@ class Executor(concurrent.futures.Executor):
     `detach=True` what was sent goes on.
 
     Args:
-        max_workers: how many calls run at the same time in a task, one for each GPU if nothing is said. If there are
-            more, they share the GPUs.
+        max_workers: how many calls run at the same time in a task; "cpus", one for each processor that the container
+            has; one for each GPU if nothing is said. If there are more, they share the GPUs.
         **options: those of `remote`; all of them are named. A `@remote` function's own timeout and the like hold before
             them, and calls whose options differ in more than the timeout do not share a task.
 
     Raises:
-        ValueError: `max_workers` is less than 1.
+        ValueError: `max_workers` is a number less than 1.
         OptionError: an option is not known or wrong.
     """
 
-    def __init__(self, max_workers: int | None = None, **options: Unpack[GivenOptions]) -> None:
-        if max_workers is not None and max_workers <= 0:
-            raise ValueError("max_workers must be greater than 0")
+    def __init__(self, max_workers: int | Literal["cpus"] | None = None, **options: Unpack[GivenOptions]) -> None:
+        self._workers = protocol.EACH_PROCESSOR if max_workers == "cpus" else max_workers
+        if max_workers != "cpus" and max_workers is not None:
+            if not isinstance(max_workers, int):
+                raise OptionError(f'max_workers={max_workers!r} must be a whole number, "cpus" or None')
+            if max_workers <= 0:
+                raise ValueError("max_workers must be greater than 0")
         self._options = Options().updated(options)
-        self._max_workers = max_workers
         self._lock = threading.Lock()
         self._road: Road | None = None
         self._closed = False
@@ -192,7 +193,7 @@ class Executor(concurrent.futures.Executor):
                 from dokrun import engine
 
                 profile = self._options.profile
-                self._road = road = engine.Gatherer(lambda: engine.get(profile), self._max_workers)
+                self._road = road = engine.Gatherer(lambda: engine.get(profile), self._workers)
                 # At the end of the process, what was not sent is cancelled with all the rest.
                 weakref.finalize(self, road.close).atexit = False
             return self._road

@@ -84,7 +84,8 @@ def lines(source: bytes) -> list[tuple[str, int]]:
 
 def test_every_file_of_the_archive_is_its_original_but_for_docstrings_and_comments() -> None:
     archive = zipfile.ZipFile(BytesIO(shim.build().data))
-    names = [name for name in archive.namelist() if "/" in name and name != "dokrun/shim/protocol.py"]
+    made = ("dokrun/shim/protocol.py", "dokrun/executor.py")
+    names = [name for name in archive.namelist() if "/" in name and name not in made]
     assert len(names) > len(FOLDERS)
     for name in names:
         package, _, path = name.partition("/")
@@ -123,9 +124,19 @@ def test_a_file_with_another_systems_line_ends_comes_out_the_same() -> None:
     assert strip(TRICKY.replace(b"\n", b"\r\n")) == strip(TRICKY)
 
 
-def test_every_public_name_can_be_had_from_the_shim_alone(tmp_path: Path) -> None:
-    archive = tmp_path / "shim.pyz"
+def from_the_shim_alone(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
+    """Run code where there is no dokrun but the shim's."""
+    archive = folder / "shim.pyz"
     archive.write_bytes(shim.build().data)
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import dokrun; [getattr(dokrun, it) for it in dokrun.__all__]"
-    done = subprocess.run([sys.executable, "-I", "-S", "-c", code, str(archive)], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}", str(archive)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_every_public_name_can_be_had_from_the_shim_alone(tmp_path: Path) -> None:
+    done = from_the_shim_alone(tmp_path, "import dokrun; [getattr(dokrun, it) for it in dokrun.__all__]")
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_module_may_speak_of_executors_inside_a_task_but_not_make_one(tmp_path: Path) -> None:
+    done = from_the_shim_alone(tmp_path, "import dokrun as dok; it: dok.Executor = dok.Executor(4, plan='p')")
+    assert done.stderr.endswith("OptionError: there is no dok.Executor inside a DOK task, which has no credentials\n")

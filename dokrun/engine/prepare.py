@@ -85,7 +85,7 @@ class Preparing:
         target: what is called.
         plan: on which plan.
         options: with which options.
-        workers: how many calls shall run at the same time; None for one on each GPU.
+        workers: how many calls shall run at the same time; None for one on each GPU, `EACH_PROCESSOR` for that.
         price: the plan's, where there is a `max_yen`.
         keep: brings a large segment to safety.
 
@@ -110,7 +110,7 @@ class Preparing:
         self._plan = plan
         self._options = options
         self._name = options.name or target.name
-        self._workers = workers or gpus(plan)
+        self._workers = gpus(plan) if workers is None else workers
         self._price = price
         self._keep = keep
         self._serializer = serialize.Serializer()

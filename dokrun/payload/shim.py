@@ -37,7 +37,6 @@ _FOR_USERS = (
     "artifact.py",
     "cost.py",
     "errors.py",
-    "executor.py",
     "function.py",
     "future.py",
     "given.py",
@@ -51,6 +50,14 @@ _FOR_USERS = (
     "shim/__init__.py",
     "trial.py",
 )
+
+# A module may speak of executors, and inside a task nobody has use for one.
+_NO_EXECUTOR = b"""\
+from dokrun.errors import OptionError
+class Executor:
+ def __init__(self,*_,**__):
+  raise OptionError("there is no dok.Executor inside a DOK task, which has no credentials")
+"""
 
 # What the user's modules know as `dokrun.shim.protocol` is there already.
 _SAME_PROTOCOL = b"import sys\n\nimport dokrun_shim.protocol\n\nsys.modules[__name__] = dokrun_shim.protocol\n"
@@ -150,6 +157,7 @@ def build() -> Shim:
     package = Path(dokrun.shim.__file__).parent.parent
     files |= {f"dokrun/{name}": (package / name).read_bytes() for name in _FOR_USERS}
     files["dokrun/shim/protocol.py"] = _SAME_PROTOCOL
+    files["dokrun/executor.py"] = _NO_EXECUTOR
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         for name in sorted(files):

@@ -80,6 +80,9 @@ class Drain:
 def count_lanes(header: Dict[str, Any], spans: List[Span]) -> int:
     """Tell how many lanes run some calls: as many as the payload says, and no more than there are calls."""
     workers: int = header["workers"]
+    if workers == protocol.EACH_PROCESSOR:
+        # Not all of the machine's may be the container's.
+        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(workers, sum(end - first for first, end in spans)))
 
 

@@ -20,7 +20,8 @@ The way through the container:
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
                  .dokrun/reports/<name>                   envelopes, one for each call that reported
 
-In the header a *value* is a list of segment numbers, the pickle first and its buffers after it:
+In the header `workers` is how many calls run at the same time, 0 for one on each processor. A *value* is a list of
+segment numbers, the pickle first and its buffers after it:
 
     functions    [{"value": [0], "given": [5]}, {"module": "train", "name": "Trainer.fit"}, …]
     calls        [{"count": 1000, "function": 0, "records": 1, "offsets": 2, "timeout_s": 3600.0}, …]
@@ -81,6 +82,8 @@ CHECKPOINT_FOLDER = "checkpoint"
 TASK_ID = "SAKURA_TASK_ID"
 ARTIFACT_DIR = "SAKURA_ARTIFACT_DIR"
 RESERVED_PREFIXES = ("DOKRUN_", "SAKURA_")
+# So many workers are as many as the container has processors, which nobody else knows.
+EACH_PROCESSOR = 0
 # CUDA's own.
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 
