@@ -1,0 +1,1 @@
+"""CPython's own tests of executors; see `test_cpython_executor.py`."""
