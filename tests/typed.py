@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import concurrent.futures
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dokrun as dok
@@ -21,6 +23,9 @@ if TYPE_CHECKING:
         @dok.remote(plan="h100-80gb")
         def fit(self, steps: int) -> str:
             return ""
+
+    def double(number: int) -> int:
+        return 2 * number
 
     async def wait() -> None:
         assert_type(await train("a"), float)
@@ -44,6 +49,12 @@ if TYPE_CHECKING:
     assert_type(plain.map([1]).futures, list[dok.Future[list[int]]])
     assert_type(Model().fit.map([1, 2]), dok.Map[str])
     assert_type(dok.prices(), dict[str, dok.Price])
+    executor = dok.Executor(4, plan="h100-80gb", timeout="1h")
+    standard: concurrent.futures.Executor = executor
+    assert_type(executor.submit(double, 1), dok.Future[int])
+    assert_type(executor.submit(train, "a", epochs=2), dok.Future[float])
+    assert_type(executor.map(double, [1], timeout=1.0), Iterator[int])
+    assert_type(executor.map(train, ["a"], chunksize=2), Iterator[float])
 
     train(1)  # type: ignore[arg-type]
     train.rehearse(1)  # type: ignore[arg-type]
@@ -55,4 +66,8 @@ if TYPE_CHECKING:
     train.map(["a"], tasks="2")  # type: ignore[arg-type]
     train.map(3)  # type: ignore[arg-type]
     train.starmap(["a"], order=1)  # type: ignore[arg-type]
+    executor.submit(double, "many")  # type: ignore[call-overload]
+    executor.submit(train, 1)  # type: ignore[call-overload]
+    dok.Executor("all")  # type: ignore[arg-type]
+    dok.Executor(pln="h100-80gb")  # type: ignore[call-arg]
     Model().fit("many")  # type: ignore[arg-type]
