@@ -69,6 +69,11 @@ class Gathered:
         assert isinstance(target, Target)
         return self.gatherer.take(target, args, {}, own)
 
+    def holds_back(self) -> bool:
+        """Tell whether calls are there that are not sent as things are, though a moment has passed."""
+        with self.gatherer._changed:
+            return bool(self.gatherer._open) and self.gatherer._pause_s() is None
+
 
 def task_ids(futures: list[dok.Future[Any]]) -> list[int]:
     """Tell which of them share a task: by numbers, counted from 0 in their order."""
@@ -122,8 +127,10 @@ def test_what_comes_while_a_task_is_under_way_goes_together_when_that_has_its_re
     submit, gate = Gathered(0.0), account.folder / "gate"
     first = submit(chores.stay, account.starts, gate)
     wait_for(lambda: chores.started(account.starts) == 1)
-    later = [submit(double, number) for number in range(3)]
-    assert [future.status for future in later] == ["preparing"] * 3
+    later = []
+    for number in range(3):
+        later.append(submit(double, number))
+        assert submit.holds_back()
     gate.touch()
     assert values([first, *later]) == [42, 0, 2, 4]
     assert task_ids([first, *later]) == [0, 1, 1, 1]
@@ -196,6 +203,25 @@ def test_shutdown_sends_what_was_gathered_waits_for_it_and_takes_no_more(account
     with pytest.raises(RuntimeError, match="after shutdown"):
         executor.submit(double, 1)
     executor.shutdown()
+
+
+def test_a_call_that_shutdown_overtakes_is_sent_all_the_same(account: Account) -> None:
+    del account
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow() -> engine.Engine:
+        begun.set()
+        go_on.wait(PATIENCE_S)
+        return engine.get()
+
+    submit = Gathered(NEVER_S)
+    submit.gatherer = Gatherer(slow, None)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        future = pool.submit(submit, double, 21)
+        begun.wait(PATIENCE_S)
+        submit.gatherer.close()
+        go_on.set()
+        assert future.result().result(PATIENCE_S) == 42
 
 
 def test_shutdown_with_cancel_futures_lets_the_task_that_runs_come_to_its_end(account: Account) -> None:

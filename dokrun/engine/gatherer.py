@@ -108,7 +108,7 @@ class Gatherer:
 
     def _run(self) -> None:
         """Send one after the other, each in its time."""
-        while self._wait():
+        while self._wait() or not self._at_the_end():
             self._send_next()
 
     def _send_next(self) -> None:
@@ -126,6 +126,11 @@ class Gatherer:
                     return False
                 self._changed.wait(pause_s)
             return True
+
+    def _at_the_end(self) -> bool:
+        """Tell whether nothing is left, nor can be added by whoever has begun to before there were to be no more."""
+        with self._adding:
+            return not self._open
 
     def _pause_s(self) -> float | None:
         """Tell in how many seconds something is to be sent, as things are; None is never. The lock is held."""
