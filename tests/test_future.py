@@ -112,6 +112,27 @@ def test_a_callback_that_exits_keeps_no_other_future_of_its_job_from_its_outcome
         caplog.clear()
 
 
+def test_a_job_whose_other_calls_go_on_is_no_cancelled_job() -> None:
+    calls = Outcomes("a" * 32, 0, "train", Progress())
+    futures = [calls.another(name) for name in ("train", "test", "tell")]
+    assert [future.name for future in futures] == ["train", "test", "tell"]
+    futures[1].cancel()
+    assert calls.leave_out() == [0, 2]
+    calls.settle((number, Result(number)) for number in (0, 2))
+    assert [future.done() for future in futures] == [True] * 3
+    assert calls.over
+    assert not calls.cancelled()
+
+
+def test_a_job_whose_calls_were_all_cancelled_before_it_began_stays_a_cancelled_one() -> None:
+    calls = Outcomes("a" * 32, 2, "train", Progress())
+    assert calls.future(0).cancel()
+    assert calls.cancel({1})
+    assert calls.leave_out() == []
+    assert calls.cancelled()
+    assert calls.future(1).cancelled()
+
+
 class ClosesMeanwhile(asyncio.SelectorEventLoop):
     """A loop that is closed just before it is asked to wake somebody."""
 

@@ -51,16 +51,18 @@ _FOR_USERS = (
     "trial.py",
 )
 
-# A module may speak of executors, and inside a task nobody has use for one.
-_NO_EXECUTOR = b"""\
+# In place of their originals, for modules that import them or speak of what is in them.
+_STAND_INS = {
+    "dokrun/executor.py": b"""\
 from dokrun.errors import OptionError
 class Executor:
  def __init__(self,*_,**__):
   raise OptionError("there is no dok.Executor inside a DOK task, which has no credentials")
-"""
-
-# What the user's modules know as `dokrun.shim.protocol` is there already.
-_SAME_PROTOCOL = b"import sys\n\nimport dokrun_shim.protocol\n\nsys.modules[__name__] = dokrun_shim.protocol\n"
+""",
+    "dokrun/joblib.py": b"",
+    # What the user's modules know by this name is there already.
+    "dokrun/shim/protocol.py": b"import sys, dokrun_shim.protocol as it\nsys.modules[__name__] = it\n",
+}
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = (
@@ -156,8 +158,7 @@ def build() -> Shim:
     files.pop("cloudpickle/cloudpickle_fast.py", None)
     package = Path(dokrun.shim.__file__).parent.parent
     files |= {f"dokrun/{name}": (package / name).read_bytes() for name in _FOR_USERS}
-    files["dokrun/shim/protocol.py"] = _SAME_PROTOCOL
-    files["dokrun/executor.py"] = _NO_EXECUTOR
+    files |= _STAND_INS
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as zipped:
         for name in sorted(files):
