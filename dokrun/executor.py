@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import functools
+import os
 import sys
 import threading
 import time
@@ -85,6 +86,7 @@ class Executor(concurrent.futures.Executor):
         self._closed = False
         # In the order of the calls. Not this object is what those that are under way know, but this alone.
         self._unfinished: dict[Future[Any], None] = {}
+        self._pid = os.getpid()
 
     @overload
     def submit(self, fn: RemoteFunction[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]: ...
@@ -100,8 +102,7 @@ class Executor(concurrent.futures.Executor):
             NotSerializable: the function or an argument cannot be pickled; names which, and where inside it.
             ConfigError: the profile is not complete.
         """
-        remote = fn if isinstance(fn, RemoteFunction) else RemoteFunction(fn, Options())
-        target, own = remote.__dokrun_call__(args, kwargs)
+        target, own = _remote(fn).__dokrun_call__(args, kwargs)
         self._check(target.name, own)
         future = self._open_road().take(target, args, kwargs, own.over(self._options))
         self._unfinished[future] = None
@@ -142,10 +143,10 @@ class Executor(concurrent.futures.Executor):
             Exception: what `submit` raises, in which case nothing is sent; or what a call raised, in its turn.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        futures: deque[Future[Any]] = deque()
+        remote, futures = _remote(fn), deque[Future[Any]]()
         try:
             for args in zip(*iterables, strict=False):
-                futures.append(self.submit(fn, *args))
+                futures.append(self.submit(remote, *args))
         except BaseException:
             for future in futures:
                 future.cancel()
@@ -160,6 +161,7 @@ class Executor(concurrent.futures.Executor):
             cancel_futures: whether to cancel the calls whose task does not run yet, as far as was last heard.
         """
         with self._lock:
+            self._leave_to_the_parent()
             self._closed = True
             road = self._road
         if cancel_futures:
@@ -189,6 +191,7 @@ class Executor(concurrent.futures.Executor):
         with self._lock:
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
+            self._leave_to_the_parent()
             if self._road is None:
                 from dokrun import engine
 
@@ -197,6 +200,11 @@ class Executor(concurrent.futures.Executor):
                 # At the end of the process, what was not sent is cancelled with all the rest.
                 weakref.finalize(self, road.close).atexit = False
             return self._road
+
+    def _leave_to_the_parent(self) -> None:
+        """After a fork, let be what the parent has called; its thread is not here either."""
+        if self._pid != os.getpid():
+            self._pid, self._road, self._unfinished = os.getpid(), None, {}
 
     def _check(self, name: str, own: Options) -> None:
         """Refuse a function that says of itself that it runs somewhere else."""
@@ -229,6 +237,10 @@ class Executor(concurrent.futures.Executor):
         costs = next((f" and may {future.costs}" for future in left if future.costs), "")
         if left:
             print(f"dokrun: {len(left)} calls of an executor go on{costs}; their cancel() stops them", file=sys.stderr)
+
+
+def _remote(function: Callable[..., Any]) -> RemoteFunction[..., Any]:
+    return function if isinstance(function, RemoteFunction) else RemoteFunction(function, Options())
 
 
 def _forget(unfinished: dict[Future[Any], None], done: concurrent.futures.Future[Any]) -> None:

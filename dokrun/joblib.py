@@ -25,6 +25,7 @@ from typing import Any
 from joblib.parallel import ParallelBackendBase, register_parallel_backend
 
 from dokrun.executor import Executor
+from dokrun.function import RemoteFunction
 from dokrun.future import Future
 from dokrun.options import GivenOptions, Options
 
@@ -116,6 +117,6 @@ def _by_value() -> Callable[[Callable[[], Any]], Any]:
 
 
 # The container has no such module as this.
-_RUN = _by_value()
+_RUN = RemoteFunction(_by_value(), Options())
 
 register_parallel_backend("dokrun", Backend)

@@ -297,13 +297,41 @@ for number in range(3):
 """
 
 
+FORK = """
+import os
+import dokrun as dok
+
+def double(number):
+    return 2 * number
+
+with dok.Executor(plan="v100-32gb") as executor:
+    mine = executor.submit(double, 1)
+    child = os.fork()
+    if child == 0:
+        with executor:
+            print("child", executor.submit(double, 21).result(), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print("parent", mine.result())
+"""
+
+
+def run(folder: Path, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a script on the built-in profile."""
+    (folder / "script.py").write_text(script)
+    environ = {"PATH": "", "HOME": str(folder), "XDG_CONFIG_HOME": str(folder), "DOKRUN_PROFILE": "local"}
+    command = [sys.executable, "-W", "ignore", str(folder / "script.py")]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
 def test_a_script_that_ends_without_shutdown_says_what_it_has_not_sent(tmp_path: Path) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(LEAVE)
-    environ = {"PATH": "", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "DOKRUN_PROFILE": "local"}
-    command = [sys.executable, str(script)]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    done = run(tmp_path, LEAVE)
     assert (done.returncode, done.stderr) == (0, "dokrun: cancelled what had not finished: double\n")
+
+
+def test_a_fork_has_calls_of_its_own_and_leaves_the_others_to_its_parent(tmp_path: Path) -> None:
+    done = run(tmp_path, FORK)
+    assert (done.returncode, done.stdout) == (0, "child 42\nparent 2\n"), done.stderr
 
 
 # What goes wrong.
