@@ -143,7 +143,8 @@ class Executor(concurrent.futures.Executor):
             Exception: what `submit` raises, in which case nothing is sent; or what a call raised, in its turn.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        remote, futures = _remote(fn), deque[Future[Any]]()
+        remote = _remote(fn)
+        futures: deque[Future[Any]] = deque()
         try:
             for args in zip(*iterables, strict=False):
                 futures.append(self.submit(remote, *args))
