@@ -33,6 +33,7 @@ bench: .venv/ready
 	-$(BIN)/python benchmarks/shim.py
 	-$(BIN)/python benchmarks/images.py
 	-$(BIN)/python benchmarks/map.py
+	-$(BIN)/python benchmarks/session.py
 
 grid: .venv/ready
 	$(BIN)/python tests/grid.py

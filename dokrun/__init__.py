@@ -27,6 +27,7 @@ if os.environ.get("DOKRUN_LOG"):
     _show(os.environ["DOKRUN_LOG"])
 
 if TYPE_CHECKING:
+    from dokrun.actor import Actor as Actor
     from dokrun.artifact import ArtifactFile as ArtifactFile
     from dokrun.cost import Phases as Phases
     from dokrun.cost import Price as Price
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from dokrun.cost import Receipt as Receipt
     from dokrun.executor import Executor as Executor
     from dokrun.function import RemoteFunction as RemoteFunction
-    from dokrun.function import attach as attach
     from dokrun.function import prices as prices
     from dokrun.function import put as put
     from dokrun.function import remote as remote
@@ -44,22 +44,28 @@ if TYPE_CHECKING:
     from dokrun.map import Map as Map
     from dokrun.port import Http as Http
     from dokrun.retry import Retry as Retry
+    from dokrun.sessions import Session as Session
+    from dokrun.sessions import Tunnel as Tunnel
+    from dokrun.sessions import attach as attach
+    from dokrun.sessions import session as session
     from dokrun.shim.protocol import CallInfo as CallInfo
     from dokrun.shim.protocol import artifact_dir as artifact_dir
     from dokrun.shim.protocol import checkpoint_dir as checkpoint_dir
     from dokrun.shim.protocol import current as current
 
 _HOMES = {
+    "dokrun.actor": ("Actor",),
     "dokrun.artifact": ("ArtifactFile",),
     "dokrun.cost": ("Phases", "Price", "Quote", "Receipt"),
     "dokrun.executor": ("Executor",),
-    "dokrun.function": ("RemoteFunction", "attach", "prices", "put", "remote"),
+    "dokrun.function": ("RemoteFunction", "prices", "put", "remote"),
     "dokrun.future": ("Future",),
     "dokrun.given": ("File",),
     "dokrun.image.spec": ("Image",),
     "dokrun.map": ("Map",),
     "dokrun.port": ("Http",),
     "dokrun.retry": ("Retry",),
+    "dokrun.sessions": ("Session", "Tunnel", "attach", "session"),
     "dokrun.shim.protocol": ("CallInfo", "artifact_dir", "checkpoint_dir", "current"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -23,6 +23,7 @@ import hashlib
 import os
 import re
 import sys
+import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal, InvalidOperation
@@ -98,6 +99,12 @@ class Settings:
     defaults: Options = field(default_factory=Options, repr=False)
     state_dir: Path = field(default_factory=lambda: platformdirs.user_state_path("dokrun"))
     source: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def listens_on(self) -> str:
+        """The address on which a container takes requests: this machine's own, where its tasks run here."""
+        here = (urllib.parse.urlsplit(self.api_url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+        return "127.0.0.1" if here else "0.0.0.0"  # noqa: S104 - within a container of DOK's, which is behind its proxy
 
     @property
     def account(self) -> str:

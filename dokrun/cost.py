@@ -50,6 +50,43 @@ def midnight(now: datetime) -> datetime:
 
 
 @dataclass(frozen=True)
+class Meter:
+    """What a session costs so far, and how long it may last.
+
+    Attributes:
+        yen: what it has cost, tax included; None where nobody pays, or it is not known yet.
+        yen_per_minute: what it costs while its container runs; None likewise.
+        left_s: how many seconds the container may still run; None while it does not.
+        idle_left_s: how many seconds it waits for a call before it ends by itself; None while it has some, or is not
+            there.
+        calls: how many calls it has that have not come to an end.
+    """
+
+    yen: Decimal | None = None
+    yen_per_minute: Decimal | None = None
+    left_s: float | None = None
+    idle_left_s: float | None = None
+    calls: int = 0
+
+    def __str__(self) -> str:
+        """Tell it in one line, as far as it is known."""
+        told = []
+        if self.yen is not None and self.yen_per_minute is not None:
+            told.append(f"¥{self.yen:,.2f} so far, ¥{self.yen_per_minute:,.2f} a minute")
+        if self.idle_left_s is not None:
+            told.append(f"ends in {_duration(self.idle_left_s)} if nothing is called")
+        if self.left_s is not None:
+            told.append(f"{_duration(self.left_s)} left")
+        return ", ".join(told)
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+@dataclass(frozen=True)
 class Past:
     """A task that has ended: how long it ran, how much of that its calls did, and how many of them side by side.
 

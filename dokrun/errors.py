@@ -26,9 +26,11 @@
         ├── SubmitFailed            DOK did not take the task (ran = "no")
         │   └── BudgetExceeded      the day's budget does not allow it: has spent, budget (ran = "no")
         ├── TaskFailed              the task ended without an outcome: has status
+        │   └── SessionLost         the session ended before the call had an outcome
         ├── ShimFailed              the container could not read what was sent (ran = "no")
         ├── VersionMismatch         pickled by another version than the one that shall read it
         ├── CallTimeout             the call took longer than its `timeout` (ran = "yes")
+        ├── ActorLost               the process in which an actor lived has ended (ran = "no")
         ├── TooExpensive            it was ended before it cost more than its `max_yen`: has spent
         ├── WorkerDied              the function's process died: has signal, exit_code (ran = "yes")
         │   └── OutOfMemory         killed since the container's memory was used up
@@ -51,6 +53,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 __all__ = [
+    "ActorLost",
     "ApiError",
     "BadRequest",
     "BudgetExceeded",
@@ -78,6 +81,7 @@ __all__ = [
     "ResultNotWritten",
     "ResultUnreadable",
     "ServerError",
+    "SessionLost",
     "ShimFailed",
     "SourceTooLarge",
     "StorageError",
@@ -347,6 +351,18 @@ class CallTimeout(CallFailed):
     """The call took longer than its `timeout`; its process was killed."""
 
 
+class SessionLost(TaskFailed):
+    """The session that the call was sent to has ended, or its container was lost; `ran` says what that means for it."""
+
+    advice = "dokrun logs {short} shows its log; make another session, with reconnect=True if it shall do so by itself"
+
+
+class ActorLost(CallFailed):
+    """The process in which the actor's object lived has ended, and the object with it; make another actor."""
+
+    advice = "dokrun logs {short} shows its log; make another dok.Actor"
+
+
 class TooExpensive(CallFailed):
     """The container was ended before it cost more than the call's `max_yen`.
 
@@ -442,7 +458,7 @@ class RemoteError(CallFailed):
 def _shortened(handle: str) -> str:
     """Tell as much of a handle as the command line needs, as `keys.shortened` does, which stands above this file."""
     job, dot, _ = handle.rpartition(".")
-    return job[:-20] if dot else handle
+    return job.rpartition("@")[2][:-20] if dot else handle
 
 
 def suggest(wrong: str, known: Iterable[str]) -> str:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypeVar, cast, overload
 
 from dokrun.errors import OptionError
-from dokrun.function import RemoteFunction
+from dokrun.function import SESSION, RemoteFunction
 from dokrun.options import GivenOptions, Options
 from dokrun.shim import protocol
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dokrun.engine import Target
     from dokrun.future import Future
     from dokrun.progress import Far
+    from dokrun.sessions import Session
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -58,6 +59,9 @@ class Executor(concurrent.futures.Executor):
       block, sends what there is.
     - A call that is cancelled before it was sent costs nothing.
 
+    With `session=`, or in a session's block without a plan, each call goes to that warm container at once, and
+    `shutdown` leaves it as it is.
+
     In a task, `max_workers` calls run at the same time. Each has its own timeout, its own exception, and its own
     `dok.Future`. When the process ends without `shutdown`, what has no result is cancelled, as all calls are; with
     `detach=True` what was sent goes on.
@@ -81,6 +85,12 @@ class Executor(concurrent.futures.Executor):
             if max_workers <= 0:
                 raise ValueError("max_workers must be greater than 0")
         self._options = Options().updated(options)
+        # One that is made in a session's block, and says no plan, belongs to it.
+        self._session: Session | None = self._options.session or (None if self._options.plan else SESSION.get())
+        if self._session is not None and max_workers is not None:
+            raise OptionError(
+                "max_workers= is for the executor's own tasks; a session is given workers= when it is made"
+            )
         self._lock = threading.Lock()
         self._road: Road | None = None
         self._closed = False
@@ -193,6 +203,8 @@ class Executor(concurrent.futures.Executor):
             if self._closed:
                 raise RuntimeError("cannot schedule new futures after shutdown")
             self._leave_to_the_parent()
+            if self._road is None and self._session is not None:
+                self._road = _Warm(self._session)
             if self._road is None:
                 from dokrun import engine
 
@@ -238,6 +250,20 @@ class Executor(concurrent.futures.Executor):
         costs = next((f" and may {future.costs}" for future in left if future.costs), "")
         if left:
             print(f"dokrun: {len(left)} calls of an executor go on{costs}; their cancel() stops them", file=sys.stderr)
+
+
+class _Warm:
+    """The way to a session's container, which does not end with the executor."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def take(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], options: Options) -> Future[Any]:
+        """Send a call. Raises what a call raises."""
+        return self._session._live.call(target, args, kwargs, options)  # noqa: SLF001
+
+    def close(self) -> None:
+        """Do nothing: all that there was is sent."""
 
 
 def _remote(function: Callable[..., Any]) -> RemoteFunction[..., Any]:

@@ -36,6 +36,8 @@ S = TypeVar("S")
 
 # True while a script is imported only to be looked at.
 LOOKING: ContextVar[bool] = ContextVar("LOOKING", default=False)
+# The session whose block this is; what one is, is known above this file.
+SESSION: ContextVar[Any] = ContextVar("SESSION", default=None)
 
 
 class RemoteFunction(Generic[P, R_co]):
@@ -63,7 +65,9 @@ class RemoteFunction(Generic[P, R_co]):
             ConfigError: the profile is not complete.
         """
         self._check_arguments(args, kwargs)
-        target = self._target()
+        target, session = self._target(), self._options.session or SESSION.get()
+        if session is not None:
+            return cast("Future[R_co]", session._live.call(target, args, kwargs, self._options))  # noqa: SLF001
         from dokrun import engine
 
         return engine.get(self._options.profile).call(target, args, kwargs, self._options)
@@ -195,6 +199,9 @@ class RemoteFunction(Generic[P, R_co]):
                 yield args
 
         target, given = self._target(), Packing.checked(packing)
+        session = self._options.session or SESSION.get()
+        if session is not None:
+            return cast("Map[R_co]", session._live.map(target, checked(), size, self._options, given))  # noqa: SLF001
         return engine.get(self._options.profile).map(target, checked(), size, self._options, given)
 
     def _quote_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quote:
@@ -291,6 +298,10 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
             is its public address, which the whole world can reach: let the server ask for a password or token. Each
             task has one, so that maps have none.
         detach: let the call go on when this process ends; `dok.attach(future.handle)` gets its result.
+        session: what `dok.session` has made: the call goes to its warm container.
+        linger: let the container stay, for nothing, while the time is not over that the plan is billed for at least:
+            the next call of a function with the same plan, image and environment finds it warm. Where each second is
+            billed, it makes no difference.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named. None is as if an option were not given.
 
@@ -303,24 +314,6 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         return RemoteFunction(function, checked)
 
     return decorate if function is None else decorate(function)
-
-
-def attach(handle: str, *, profile: str | None = None) -> Any:
-    """Make the future of a call that another process has made, or this one before; nothing is submitted.
-
-    Of a map's handle, it makes the map.
-
-    Args:
-        handle: what `future.handle` told; on the machine that made the call its beginning will do, as in "train-7f3a".
-        profile: whose account, in place of the one that the environment chooses.
-
-    Raises:
-        OptionError: it is no handle, or not one that can be found.
-        ConfigError: the profile is not complete.
-    """
-    from dokrun import engine
-
-    return engine.get(profile).attach(handle)
 
 
 def put(value: R, *, profile: str | None = None) -> R:

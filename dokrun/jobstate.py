@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from typing import Any
@@ -36,6 +37,7 @@ class Progress:
         address: the public address of the running task's http port, once the service tells it.
         answered: the address at which somebody answered.
         knock: begins to ask whether somebody does.
+        session: how far the container is that the calls go to, where that is a session's.
     """
 
     def __init__(self) -> None:
@@ -57,6 +59,7 @@ class Progress:
         self.address: str | None = None
         self.answered: str | None = None
         self.knock: Callable[[], None] | None = None
+        self.session: Progress | None = None
         self._changed = threading.Condition()
 
     def place(self, *, ask: bool = False) -> Place | None:
@@ -84,6 +87,8 @@ class Progress:
     @property
     def far(self) -> Far:
         """How far it is, as far as its one call or its many go together."""
+        if self.session is not None:
+            return replace(self.session.far, attempt=self.attempt, billed=False)
         billed = self.receipt is not None and self.running_since is None
         return Far(self.status, attempt=self.attempt, place=self.place(), yen=self.yen, billed=billed)
 
@@ -103,5 +108,10 @@ class Progress:
         """Wait until an attribute is known, or nothing more is to come. Tells what it is."""
         self.hurry()
         with self._changed:
-            self._changed.wait_for(lambda: getattr(self, name) is not None or ended())
+            self.wait_until(lambda: getattr(self, name) is not None or ended())
             return getattr(self, name)
+
+    def wait_until(self, reached: Callable[[], bool]) -> None:
+        """Wait until something holds of it."""
+        with self._changed:
+            self._changed.wait_for(reached)

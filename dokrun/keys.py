@@ -63,6 +63,11 @@ def results(job_id: str, attempt: int, slot: int) -> str:
     return f"{all_results(job_id, attempt)}{slot}"
 
 
+def report(job_id: str, number: int) -> str:
+    """Tell the key of what a session's call has come to, where it goes through the bucket."""
+    return f"{_ROOT}/jobs/{job_id}/reports/{number}"
+
+
 def checkpoint(job_id: str, attempt: int, slot: int) -> str:
     """Tell the key of one of an attempt's checkpoints; they take turns, so that the last whole one stays."""
     return f"{_ROOT}/checkpoints/{job_id}/{attempt}/{slot}"
@@ -94,21 +99,34 @@ def batch_tag(batch_id: str) -> str:
 
 
 class Handle(NamedTuple):
-    """What a handle says: which job, the beginning of the digest that its task's definition has, how many calls."""
+    """What a handle says: which job, the beginning of the digest that its task's definition has, how many calls.
+
+    A session has none. Of calls that one has taken, `job_id` and `digest` are the session's, and `call`
+    is their own job.
+    """
 
     name: str
     job_id: str
     digest: str
     calls: int = 1
+    call: str = ""
 
     def __str__(self) -> str:
         many = "" if self.calls == 1 else f"x{self.calls}"
-        return f"{_readable(self.name)}-{self.job_id}.{self.digest[:ID_DIGITS]}{many}"
+        own = f"{self.call}@" if self.call else ""
+        return f"{_readable(self.name)}-{own}{self.job_id}.{self.digest[:ID_DIGITS]}{many}"
+
+    @property
+    def of_session(self) -> str:
+        """What means the session that has taken the call."""
+        return str(self._replace(name="", call="", calls=0)).removeprefix("call-")
 
     @property
     def short(self) -> str:
         """The beginning that will do where the job is known: on this machine, and to the service."""
-        return f"{_readable(self.name)}-{self.job_id[:_SHORT_DIGITS]}"
+        # Of a call, it means the session, whose name is another.
+        name = "" if self.call else f"{_readable(self.name)}-"
+        return name + self.job_id[:_SHORT_DIGITS]
 
 
 def read_handle(text: str) -> Handle | None:
@@ -120,7 +138,8 @@ def read_handle(text: str) -> Handle | None:
     found = _HANDLE.fullmatch(text.strip())
     if found is None:
         return None
-    return Handle(found["name"] or "", found["job"], found["digest"] or "", int(found["calls"] or 1))
+    digest, call = found["digest"] or "", found["call"] or ""
+    return Handle(found["name"] or "", found["job"], digest, int(found["calls"] or 1), call)
 
 
 def shortened(text: str) -> str:
@@ -130,6 +149,6 @@ def shortened(text: str) -> str:
 
 
 _HANDLE = re.compile(
-    rf"(?:(?P<name>[A-Za-z0-9_.-]{{1,40}})-)?(?P<job>[0-9a-f]{{4,{ID_DIGITS}}})"
-    rf"(?:\.(?P<digest>[0-9a-f]{{{ID_DIGITS}}})(?:x(?P<calls>[1-9][0-9]{{0,6}}))?)?"
+    rf"(?:(?P<name>[A-Za-z0-9_.-]{{1,40}})-)?(?:(?P<call>[0-9a-f]{{{ID_DIGITS}}})@)?(?P<job>[0-9a-f]{{4,{ID_DIGITS}}})"
+    rf"(?:\.(?P<digest>[0-9a-f]{{{ID_DIGITS}}})(?:x(?P<calls>0|[1-9][0-9]{{0,6}}))?)?"
 )

@@ -46,6 +46,8 @@ class GivenOptions(TypedDict, total=False):
     secrets: Iterable[str] | Mapping[str, str] | None
     detach: bool | None
     max_yen: Decimal | float | None
+    session: Any
+    linger: bool | None
     http: int | Http | None
 
 
@@ -71,6 +73,8 @@ class Options:
     secrets: Mapping[str, Secret | None] = field(default_factory=dict)
     detach: bool | None = None
     max_yen: Decimal | None = None
+    session: Any = None
+    linger: bool | None = None
     http: Http | None = None
 
     def updated(self, given: Mapping[str, Any]) -> Options:
@@ -198,9 +202,24 @@ def _mapping(name: str, value: object) -> dict[str, str]:
     return dict(value)
 
 
-def _flag(name: str, value: object) -> bool:
+def flag(name: str, value: object) -> bool:
+    """Read what is true or false. Raises OptionError."""
     if not isinstance(value, bool):
         raise OptionError(f"{name}={value!r} must be True or False")
+    return value
+
+
+def count(name: str, value: object) -> int:
+    """Read a number of things, one or more. Raises OptionError."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise OptionError(f"{name}={value!r} must be a whole number, 1 or more")
+    return value
+
+
+def _session(name: str, value: object) -> object:
+    # Its class needs the engine, which containers do not have.
+    if not hasattr(value, "submit"):
+        raise OptionError(f"{name}={value!r} must be what dok.session(…) has returned")
     return value
 
 
@@ -243,7 +262,9 @@ _CHECKS = {
     "profile": _text,
     "retries": _retries,
     "secrets": _secrets,
-    "detach": _flag,
+    "detach": flag,
     "max_yen": yen,
+    "session": _session,
+    "linger": flag,
     "http": _http,
 }

@@ -134,6 +134,11 @@ class Outcomes:
         with self._changed:
             return len(self._order) == len(self._told)
 
+    def wait(self) -> None:
+        """Wait until every call has come to something."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._order) == len(self._told))
+
     @property
     def left(self) -> list[int]:
         """The numbers of the calls that have no outcome yet, and that somebody still waits for."""
@@ -149,6 +154,20 @@ class Outcomes:
         """Tell whether each of them was cancelled, so that nobody asks what any has left."""
         with self._changed:
             return self._left_out == len(self._told)
+
+    def is_told(self, number: int) -> bool:
+        """Tell whether a call has come to something."""
+        with self._changed:
+            return self._told[number] is not None
+
+    @property
+    def left_out(self) -> list[int]:
+        """The numbers of the calls that were cancelled."""
+        with self._changed:
+            if not self._left_out:
+                return []
+            told = enumerate(self._told)
+            return [n for n, result in told if result is not None and isinstance(result.error, CancelledError)]
 
     def leave_out(self) -> list[int]:
         """Let those that were cancelled so far be no part of the job, unless all were. Tells which are left."""

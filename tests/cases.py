@@ -203,6 +203,7 @@ class Case:
         # Whoever finds no task yet takes the claim.
         self.left_alone &= self._submitted.futures[0].task_id is not None
         given = self._world.person().engine.attach(self.handle)
+        assert isinstance(given, (dok.Future, dok.Map))
         assert isinstance(given, dok.Future) == (len(self.calls) == 1)
         self.living.append(Waiting(given, watches=watches))
         return True

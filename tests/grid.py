@@ -66,6 +66,7 @@ STEPS: Mapping[str, tuple[str, str]] = {
     "download": ("download", "RRRRRRAAA--AA-XR-"),
     "load": ("unpickle result", "--------AA-A----A"),
     "settle": ("settle, clean up", "WWWWWWWWA--DWD---"),
+    "session": ("session call", "RQQQQQFMAMMQ-DX-F"),
     "map": ("map", "RRRRRRAMAMMMFDXQF"),
     "attach": ("attach", "RRRRRRAAA--QADXMA"),
 }

@@ -239,7 +239,7 @@ def test_what_was_tampered_with_is_never_opened(
 
 @pytest.mark.parametrize(
     ("blocks", "path"),
-    [pytest.param(8, SHIM, id="cell_start_df"), pytest.param(500, PAYLOAD, id="cell_fetch_df")],
+    [pytest.param(8, SHIM, id="cell_start_df"), pytest.param(700, PAYLOAD, id="cell_fetch_df")],
 )
 def test_a_container_whose_disk_is_full_before_the_function_starts_did_not_run_it(
     use: Use, faulty: FaultyStore, tmp_path: Path, *, blocks: int, path: str

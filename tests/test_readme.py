@@ -14,7 +14,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 10
+    assert len(blocks) == 11
     script = tmp_path / "readme.py"
     script.write_text("\n".join(blocks), encoding="utf-8")
     done = subprocess.run(
@@ -26,11 +26,13 @@ def test_the_code_in_the_readme_runs_in_one_go(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    *lines, starred, powers, searched, quote, many, billed, advice, address = done.stdout.splitlines()
+    *lines, starred, warm, popped, powers, searched, quote, many, billed, advice, address = done.stdout.splitlines()
     lines, doubled = lines[:-100], lines[-100:]
     first, receipt, sweep, *dockerfile, rehearsed, files, plans, handle, attached = lines
     assert [int(number) for number in doubled] == [2 * number for number in range(100)]
     assert sorted(json.loads(starred)) == [2, 4]
+    assert warm == "42 [0, 2, 4]"
+    assert popped == "3 0"
     assert powers == "[1, 2, 4, 8]"
     assert searched == "{'C': 10}"
     assert dockerfile[0].startswith("FROM docker.io/library/python:3.")

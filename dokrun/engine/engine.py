@@ -8,7 +8,9 @@ import logging
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -25,10 +27,13 @@ from dokrun.engine.attach import find_entry
 from dokrun.engine.gathering import Gathering
 from dokrun.engine.hint import Hint
 from dokrun.engine.images import Images
-from dokrun.engine.journal import Journal, Record
+from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
 from dokrun.engine.lines import users_own
+from dokrun.engine.link import Link, Owner
 from dokrun.engine.listing import Listed
+from dokrun.engine.live import Asked, Live, Wanted, token_of
+from dokrun.engine.outcome import Also
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
 from dokrun.engine.portions import MOST_BYTES, Portions
@@ -39,7 +44,7 @@ from dokrun.engine.run import Run
 from dokrun.engine.shell import SHELLS, ShellTask, check_key
 from dokrun.engine.spending import Cost, Spending, billed, costs_since
 from dokrun.engine.stage import COMMAND_BYTES, check_fits
-from dokrun.engine.submit import Submitter, not_submitted
+from dokrun.engine.submit import Submitter, failed_future
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
 from dokrun.errors import ConfigError, OptionError, StorageError
@@ -47,11 +52,10 @@ from dokrun.future import Future
 from dokrun.given import Piece, Put
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing
-from dokrun.options import Options
+from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
 from dokrun.payload.serialize import Serializer
 from dokrun.progress import Place
-from dokrun.shim import protocol
 from dokrun.shim.envelope import load_value
 
 _log = logging.getLogger("dokrun.engine")
@@ -62,6 +66,8 @@ _THREADS = 4
 _PATIENCE_S = 30.0
 # A build, which nobody pays for and which leaves nothing behind, may take minutes more.
 _BUILD_PATIENCE_S = 1.0
+# How long a container may linger in all, for calls that keep coming.
+LINGERING_S = 4 * 3600.0
 # How long jobs may take to end whose results are all here.
 _END_PATIENCE_S = 5.0
 
@@ -111,6 +117,9 @@ class Engine:
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
+        self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        # Those that single calls go to.
+        self._lives: dict[Hashable, Live] = {}
         self._gathered: dict[Gathering, None] = {}
 
     def call(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options) -> Future[Any]:
@@ -124,6 +133,8 @@ class Engine:
             ConfigError: there is no bucket, and the call is too large to travel without; or a secret is not set.
         """
         plan, merged = self._checked(target, options)
+        if merged.linger and self._plans.minimum_s(plan) > 1:
+            return self._lingering(plan, target.name, merged).call(target, args, kwargs, options)
         price = self._plans.price_for(plan, target.name, merged.max_yen)
         try:
             keeping = Keeping(self._bucket)
@@ -133,7 +144,7 @@ class Engine:
             keeping.finish()
             return self._begin(job, Outcomes(job.id, 1, job.name, Progress()), hinted=True).future(0)
         except StorageError as error:
-            return self._failed(target, error)
+            return failed_future(target.name, error)
 
     def map(
         self, target: Target, calls: Iterator[tuple[Any, ...]], size: int | None, options: Options, packing: Packing
@@ -237,11 +248,57 @@ class Engine:
 
     def _checked(self, target: Target, options: Options) -> tuple[str, Options]:
         merged = options.over(self.settings.defaults)
-        if merged.plan is None:
+        return self._plan_of(target.name, merged), merged
+
+    def _plan_of(self, name: str, options: Options) -> str:
+        if options.plan is None:
             known = ", ".join(sorted(self.prices()))
-            raise OptionError(f"{target.name} has no plan; write @remote(plan=…) with one of {known}")
-        self._plans.check(merged.plan, target.name)
-        return merged.plan, merged
+            raise OptionError(f"{name} has no plan; write plan=… with one of {known}")
+        self._plans.check(options.plan, name)
+        return options.plan
+
+    def session(self, options: Options, asked: Asked) -> Live:
+        """Open a session.
+
+        Raises:
+            OptionError: neither the options nor the profile's defaults name a plan, or DOK does not have it, or
+                `max_yen` does not pay for a task.
+            ConfigError: a secret is not set, or needs a bucket.
+        """
+        merged = options.over(self.settings.defaults)
+        name = merged.name or "session"
+        plan = self._plan_of(name, merged)
+        price = self._plans.price_for(plan, name, merged.max_yen)
+        wanted = Wanted(plan, merged, asked, price, self._plans.minimum_s(plan))
+        return Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
+
+    def _lingering(self, plan: str, name: str, options: Options) -> Live:
+        """Tell the session that single calls go to which linger, as long as their plan's minimum is billed."""
+        for other in ("max_yen", "http"):
+            if getattr(options, other) is not None:
+                raise OptionError(
+                    f"{name} has linger= and {other}=, and a container that lingers serves other calls too"
+                )
+        key = (plan, options.image, tuple(sorted(options.env.items())), options.tags, options.detach)
+        timeout_s = max(LINGERING_S, 2 * (options.timeout_s or DEFAULT_TIMEOUT_S))
+        with self._changed:
+            if key not in self._lives:
+                own = replace(options, timeout_s=timeout_s, name=options.name or name, retries=None, secrets={})
+                wanted = Wanted(plan, own, Asked(0.0, reconnect=True), billed_s=self._plans.minimum_s(plan))
+                self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
+            return self._lives[key]
+
+    def _begin_session(self, wanted: Wanted, owner: Owner) -> Link:
+        job, token = wanted.job(self.settings)
+        if self._bucket is None:
+            check_fits(job)
+        link, batch = Link(self._parts, token, owner), self._parts.watcher.batch()
+        self._links.add(link)
+        record = Record(job.id, job.name, job.plan, 0, "", batch.tag)
+        run = self._new_run(record, _itself(record), batch, job, link.also)
+        run.begin(job)
+        link.begin(run)
+        return link
 
     def quote(self, target: Target, options: Options, counts: Sequence[int], workers: int | None = None) -> Quote:
         """Tell what tasks with so many calls each will cost.
@@ -263,33 +320,33 @@ class Engine:
         run.begin(job)
         return calls
 
-    def _failed(self, target: Target, error: StorageError) -> Future[Any]:
-        future: Future[Any] = Future(protocol.call_id(keys.new_id(), 0), target.name, Progress())
-        failed = not_submitted(target.name, error)
-        failed.call_id, failed.__cause__ = future.call_id, error
-        future.fail(failed)
-        return future
-
-    def _new_run(self, record: Record, calls: Outcomes, batch: Batch, job: Job | None) -> Run:
-        run = Run(self._parts, record, calls, self._forget, job=job, batch=batch)
+    def _new_run(self, record: Record, calls: Outcomes, batch: Batch, job: Job | None, also: Also | None = None) -> Run:
+        run = Run(self._parts, record, calls, self._forget, job=job, batch=batch, also=also)
         with self._changed:
             self._unfinished[run] = None
         return run
 
-    def attach(self, text: str) -> Future[Any] | Map[Any]:
+    def attach(self, text: str) -> Future[Any] | Map[Any] | Live:
         """Make the future of a call that this or another process has submitted, or the map of several; nothing is sent.
+
+        Of a session's handle, make the session.
 
         Raises:
             OptionError: it is no handle, or the beginning of several, or of none that this machine knows; or its task
                 has ended with the process that it belonged to.
         """
-        entry = find_entry(self._parts.journal, text)
-        if not self.settings.outlasts and not self._lives(entry.record.id):
+        handle = keys.read_handle(str(text))
+        call = "" if handle is None else handle.call
+        entry = find_entry(self._parts.journal, text if handle is None or not call else handle.of_session)
+        if not self.settings.outlasts and not self._is_there(entry.record.id):
             raise OptionError(
                 f"the task of {text!r} is gone: on the profile {self.settings.profile} a call ends with the process "
                 "that made it; call the function again"
             )
         record, bell = entry.record, Bell()
+        if not record.calls:
+            live = Live.attached(self._parts, lambda owner: self._attach_session(entry, owner))
+            return live if handle is None or not call else live.find(handle)
         calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
         run = self._new_run(record, calls, Batch.of_job(record.id), None)
         run.attach(entry.task_id, entry.attempt)
@@ -298,7 +355,15 @@ class Engine:
         jobs = iter([run.calls])
         return Map(run.name, lambda: next(jobs, None), bell, Packing(), len(run.calls))
 
-    def _lives(self, job_id: str) -> bool:
+    def _attach_session(self, entry: Entry, owner: Owner) -> Link:
+        link = Link(self._parts, token_of(self.settings, entry.record.id), owner)
+        self._links.add(link)
+        run = self._new_run(entry.record, _itself(entry.record), Batch.of_job(entry.record.id), None, link.also)
+        link.begin(run)
+        run.attach(entry.task_id, entry.attempt)
+        return link
+
+    def _is_there(self, job_id: str) -> bool:
         """Tell whether a job is this process's own."""
         with self._changed:
             unfinished = any(run.calls.job_id == job_id for run in self._unfinished)
@@ -361,6 +426,8 @@ class Engine:
         """Cancel what is unfinished, say so in one line, and end the threads."""
         self._let_end()
         self._closing.set()
+        for link in list(self._links):
+            link.drop()
         with self._changed:
             # The last in line first, so that none of them gets to run.
             runs = list(reversed(self._unfinished))
@@ -368,7 +435,7 @@ class Engine:
             self._gathered.clear()
         unsent = [gathering.name for gathering in gathered if gathering.calls.cancel()]
         # Of some only the task has yet to end.
-        told = [run for run in runs if run.all_told]
+        told = [run for run in runs if run.ends_alone]
         open_runs = [run for run in runs if run not in told]
         unfinished = [run for run in open_runs if not self._goes_on(run)]
         for run in unfinished:
@@ -387,9 +454,12 @@ class Engine:
 
     def _let_end(self) -> None:
         """Let jobs end whose results are all here, so that it is written down what they cost; but not for long."""
+        for live in self._lives.values():
+            if not live.busy:
+                live.close()
         self._parts.watcher.hurry()
         with self._changed, contextlib.suppress(KeyboardInterrupt):
-            self._changed.wait_for(lambda: not any(run.all_told for run in self._unfinished), _END_PATIENCE_S)
+            self._changed.wait_for(lambda: not any(run.ends_alone for run in self._unfinished), _END_PATIENCE_S)
 
     def _stop(self, unfinished: list[Run], told: list[Run]) -> tuple[list[Run], bool]:
         """End tasks, threads and connections. Tells which jobs that stopped, and whether every request was answered."""
@@ -417,6 +487,11 @@ class Engine:
         with self._changed:
             self._unfinished.pop(run, None)
             self._changed.notify_all()
+
+
+def _itself(record: Record) -> Outcomes:
+    """Make the outcome of a session, which stands for one call."""
+    return Outcomes(record.id, 1, record.name, Progress())
 
 
 def _was_not_sent(run: Run) -> bool:

@@ -46,7 +46,7 @@ def listed(client: Client, status: str | None = None) -> Iterator[Listed]:
 
 
 def find(client: Client, text: str) -> Listed:
-    """Tell the last task of the job that a handle, its beginning, or a task's id means.
+    """Tell the last task of the job that a handle, its beginning, or a task's id means; of a call, its session's.
 
     Raises:
         OptionError: there is none, or there are several jobs.
@@ -55,7 +55,9 @@ def find(client: Client, text: str) -> Listed:
     handle = keys.read_handle(text)
     found: dict[str, Listed] = {}
     for one in listed(client):
-        meant = handle is not None and one.job_id.startswith(handle.job_id) and one.name.startswith(handle.name)
+        # A call has a name of its own, and its session another.
+        name = "" if handle is None or handle.call else handle.name
+        meant = handle is not None and one.job_id.startswith(handle.job_id) and one.name.startswith(name)
         if meant or (text and one.task.id.startswith(text)):
             found.setdefault(one.job_id, one)
     if not found:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -38,7 +38,11 @@ class Found:
     spent: Spent = field(default_factory=dict)
 
 
-def find_outcomes(parts: Parts, identity: Identity, expected: Expected, task: Task) -> Found:
+# Reads what else an artifact has, of a task that has ended, from a folder with dokrun's own files of it.
+Also = Callable[[Path, Task], None]
+
+
+def find_outcomes(parts: Parts, identity: Identity, expected: Expected, task: Task, also: Also | None = None) -> Found:
     """Tell what became of the calls of a task that has ended.
 
     Raises:
@@ -51,6 +55,8 @@ def find_outcomes(parts: Parts, identity: Identity, expected: Expected, task: Ta
             parts.client, expected, task, folder, keep_in=parts.state_dir / "results", sleep=parts.sleep
         )
         outcomes, spent = list(numbered), read_spent(folder)
+        if also is not None:
+            also(folder, task)
     except NoOutcome as error:
         return _without(parts, identity, expected, task, str(error))
     finally:

@@ -39,6 +39,15 @@ class Plans:
             self._prices_until = time.monotonic() + _KEPT_S
         return self._prices
 
+    def minimum_s(self, plan: str) -> int:
+        """Tell for how many seconds a plan's tasks are billed at least; 0 where that cannot be had."""
+        try:
+            price = self.prices().get(plan)
+        except ApiError as error:
+            _log.debug("cannot see what is billed at least on %s: %s", plan, error)
+            return 0
+        return 0 if price is None else price.minimum_seconds
+
     def price_for(self, plan: str, name: str, max_yen: Decimal | None) -> Price | None:
         """Tell the price that a `max_yen` is counted by; None where there is none to be kept.
 

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -20,6 +20,8 @@ from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
 from dokrun.payload.bundle import bundle
+from dokrun.payload.known import Sources
+from dokrun.port import Http
 from dokrun.retry import Retry
 from dokrun.secret import Secret
 from dokrun.shim.envelope import Segment
@@ -46,7 +48,7 @@ class Job:
     A segment without its bytes lies in the bucket already, by its content, and is not sent again for the next job.
     `calls` is how many there are, `lanes` how many of them run at the same time, `timeout_s` the longest that one of
     them may take, in seconds. `price` is known where there is a `max_yen`; it stays what it was when the job was made,
-    as the task's definition does.
+    as the task's definition does. Of a session, `session_sha256` is that of the token which its client shows.
     """
 
     id: str
@@ -59,6 +61,7 @@ class Job:
     lanes: int
     timeout_s: float
     price: Price | None = None
+    session_sha256: str = ""
 
     @property
     def retry(self) -> Retry:
@@ -88,6 +91,9 @@ class Preparing:
         workers: how many calls shall run at the same time; None for one on each GPU, `EACH_PROCESSOR` for that.
         price: the plan's, where there is a `max_yen`.
         keep: brings a large segment to safety.
+        job_id: the job's id, where it is known by now.
+        more: what else its header says.
+        sources: finds the files that go along.
 
     Attributes:
         id: the job's.
@@ -105,14 +111,19 @@ class Preparing:
         workers: int | None = None,
         price: Price | None = None,
         keep: Keep = lambda it: it,
+        job_id: str | None = None,
+        more: Mapping[str, Any] | None = None,
+        sources: Sources | None = None,
     ) -> None:
-        self.id = keys.new_id()
+        self.id = job_id or keys.new_id()
         self._plan = plan
         self._options = options
         self._name = options.name or target.name
         self._workers = gpus(plan) if workers is None else workers
         self._price = price
         self._keep = keep
+        self._more = more or {}
+        self._sources = sources or Sources()
         self._serializer = serialize.Serializer()
         self._segments = Segments(keep)
         self._functions = Functions(self._serializer, self._segments)
@@ -170,7 +181,7 @@ class Preparing:
             ConfigError: a secret is not set.
         """
         options, packs = self._options, [*self._packs, self._pack]
-        found = source.collect(
+        found, main = self._sources.collect(
             self._serializer.modules, self._functions.origins, include=options.include, exclude=options.exclude
         )
         files = bundle(found.files)
@@ -186,10 +197,11 @@ class Preparing:
             "functions": self._functions.told,
             "calls": [pack.header() for pack in packs],
             "source": files.entries(first),
-            "main": source.main_name(),
+            "main": main,
             "given": sorted(self._functions.given),
-            "secrets": _revealed(options.secrets),
+            "secrets": revealed(options.secrets),
             "checkpoint_s": CHECKPOINT_S,
+            **self._more,
         }
         lanes, longest_s = max(1, min(self._workers, self.calls)), max(pack.timeout_s for pack in packs)
         return Job(
@@ -241,7 +253,39 @@ class Functions:
         return numbers
 
 
-def _revealed(secrets: Mapping[str, Secret | None]) -> dict[str, str]:
+def session_job(name: str, plan: str, options: Options, session: Mapping[str, Any]) -> Job:
+    """Make the job of a session, whose container has no calls yet and takes them over its http port.
+
+    Args:
+        name: what it is called.
+        plan: on which plan.
+        options: with which options; its `timeout_s` is how long the session may last.
+        session: what the container is told of it: see `shim.protocol`; and how many `workers` it has.
+
+    Raises:
+        ConfigError: a secret is not set.
+    """
+    job_id, workers = keys.new_id(), session["workers"] or gpus(plan)
+    options = replace(options, http=Http(session["port"]))
+    header = {
+        "job": job_id,
+        "python": platform.python_version(),
+        "cloudpickle": cloudpickle.__version__,
+        "workers": workers,
+        "functions": [],
+        "calls": [],
+        "source": [],
+        "main": source.main_name(),
+        "given": [],
+        "secrets": revealed(options.secrets),
+        "checkpoint_s": CHECKPOINT_S,
+        "session": {key: value for key, value in session.items() if key != "workers"},
+    }
+    timeout_s = options.timeout_s or DEFAULT_TIMEOUT_S
+    return Job(job_id, name, plan, options, header, [], 1, workers, timeout_s)
+
+
+def revealed(secrets: Mapping[str, Secret | None]) -> dict[str, str]:
     """Tell the values of secrets, those of this process's environment among them."""
     values: dict[str, str] = {}
     for name, secret in secrets.items():

@@ -49,12 +49,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Expected:
-    """Whose outcomes are looked for: those of some calls of a job, by their numbers, from one of its attempts."""
+    """Whose outcomes are looked for: those of some calls of a job, by their numbers, from one of its attempts.
+
+    Of calls that a session has taken, `session` is its job, and `base` the number that the first one has there.
+    """
 
     job_id: str
     attempt: int
     name: str
     calls: Collection[int]
+    session: str = ""
+    base: int = 0
 
 
 class NoOutcome(Exception):
@@ -76,14 +81,21 @@ def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -
         manifest = json.loads(_manifest(folder))
         told = _Told(
             files=[(str(file["path"]), str(file["sha256"])) for file in manifest["reports"]],
-            failures=[(*map(int, entry["calls"]), entry["failure"]) for entry in manifest["calls"]],
+            failures=[
+                (int(first) - expected.base, int(end) - expected.base, entry["failure"])
+                for entry in manifest["calls"]
+                for first, end in [entry["calls"]]
+            ],
             failure=manifest["failure"],
             checkpoint=_checkpoint(manifest.get("checkpoint"), expected.attempt),
         )
         reason = told.failure and told.failure["reason"]
         # A container that could not read the payload knows of no job, and of no call.
         nameless = told.failure is not None and "job" not in manifest and not told.files and not told.failures
-        ours = nameless or (manifest["job"], manifest["attempt"]) == (expected.job_id, expected.attempt)
+        ours = nameless or (manifest["job"], manifest["attempt"]) == (
+            expected.session or expected.job_id,
+            expected.attempt,
+        )
     except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise NoOutcome("and its artifact holds no outcome of dokrun's") from error
     if reason == protocol.UNCLAIMED and told.failure:
@@ -173,9 +185,9 @@ class Reader:
         try:
             data = _verified(path, sha256)
             for _, header, segments in unpack_all(data):
-                number = int(header["call"])
+                number = int(header["call"]) - self.expected.base
                 if number in self._wanted:
-                    yield number, self._outcome(header, segments)
+                    yield number, self.outcome(header, segments)
         except FormatError as error:
             message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
             raise errors.VersionMismatch(message, ran="maybe", **where) from error
@@ -197,7 +209,8 @@ class Reader:
         unbegun = ran == "no" and reason in (protocol.STOPPED, protocol.NOT_BEGUN)
         return Outcome(error=error, again=unbegun and self._task.status != "canceled")
 
-    def _outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
+    def outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
+        """Open a report that has been verified."""
         if header["kind"] == "failure":
             return self.failed(header["failure"])
         numbers = header.get("value") or header.get("exception") or []
@@ -217,7 +230,7 @@ class Reader:
     ) -> errors.CallFailed:
         if header["kind"] == "exception":
             return _remote_error(header, task_id=self._task.id)
-        call_id = protocol.call_id(self.expected.job_id, header["call"])
+        call_id = protocol.call_id(self.expected.job_id, int(header["call"]) - self.expected.base)
         kept = self._keep(call_id, pieces(dict(header), segments))
         message = f"the function's result arrived but cannot be unpickled here: {described(error)}; {kept}"
         unreadable = errors.ResultUnreadable(message, ran="yes", task_id=self._task.id)
@@ -282,6 +295,8 @@ _BY_REASON: Mapping[str, type[errors.CallFailed]] = {
     protocol.WRONG_VERSION: errors.VersionMismatch,
     protocol.TIMEOUT: errors.CallTimeout,
     protocol.TOO_DEAR: errors.TooExpensive,
+    protocol.ACTOR_LOST: errors.ActorLost,
+    protocol.OVER: errors.SessionLost,
     protocol.NOT_SERIALIZABLE: errors.ResultNotSerializable,
     protocol.NOT_WRITTEN: errors.ResultNotWritten,
 }

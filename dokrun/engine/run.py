@@ -19,7 +19,7 @@ from dokrun.engine.images import Ready
 from dokrun.engine.journal import Record, Step
 from dokrun.engine.knock import Knock
 from dokrun.engine.lines import of_call, users_own
-from dokrun.engine.outcome import find_outcomes, sent_ahead
+from dokrun.engine.outcome import Also, find_outcomes, sent_ahead
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Expected, Numbered, described
@@ -53,8 +53,15 @@ class Run:
         *,
         job: Job | None = None,
         batch: Batch,
+        also: Also | None = None,
     ) -> None:
         self.name = record.name
+        # Of a session: reads what its artifact has of other jobs' calls.
+        self._also = also
+        # Of a session: whether its container was told that nothing more comes.
+        self.closed = False
+        # Its task, as it was seen last.
+        self.task: Task | None = None
         self.detached = job is None or job.options.detach
         self._parts = parts
         self._record = record
@@ -90,6 +97,11 @@ class Run:
     def task_id(self) -> str | None:
         """The task of the attempt under way, once the service has taken it."""
         return self._progress.task_id
+
+    @property
+    def identity(self) -> Identity:
+        """Which job it is, as its tasks show it."""
+        return self._identity
 
     @property
     def handle(self) -> str:
@@ -215,6 +227,7 @@ class Run:
     def _bind(self, task: Task) -> None:
         """Take a task for the attempt's own."""
         self._parts.journal.note(self._record.id, Step("bound", attempt_of(task), task.id))
+        self.task = task
         self._progress.update(
             status=task.status, task_id=task.id, attempt=attempt_of(task), running_since=_running_since(task)
         )
@@ -247,6 +260,7 @@ class Run:
                 self._steps.later(self._miss)
             return self._misses < MISSES
         self._misses = 0
+        self.task = mine
         self._knock.see(mine)
         if mine.ended:
             self._steps.later(lambda: self._finish(mine))
@@ -339,6 +353,11 @@ class Run:
         """Whether every call has its outcome, so that only the task has yet to end."""
         return not self.calls.left and not self.calls.cancelled()
 
+    @property
+    def ends_alone(self) -> bool:
+        """Whether its task will end soon, by itself."""
+        return self.all_told or self.closed
+
     def _expected(self) -> Expected:
         """Tell whose outcomes are missing in this attempt."""
         left = self.calls.left
@@ -355,7 +374,7 @@ class Run:
         self._see_chosen(task)
         expected = self._expected()
         try:
-            found = find_outcomes(self._parts, self._identity, expected, task)
+            found = find_outcomes(self._parts, self._identity, expected, task, self._also)
         except errors.ResultNotFetched as error:
             if len(self.calls) > 1:
                 self._take(sent_ahead(self._parts, expected, task))

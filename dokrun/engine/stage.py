@@ -120,6 +120,8 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt
             protocol.CHECKPOINT_SHA256: attempt.checkpoint.sha256,
             protocol.CHECKPOINT_SIZE: str(attempt.checkpoint.size),
         }
+    if job.session_sha256:
+        environment[protocol.SESSION_SHA256] = job.session_sha256
     paid_s = job.paid_s(attempt.spent)
     if paid_s is not None:
         environment[protocol.LIMIT_S] = str(paid_s)

@@ -13,12 +13,16 @@ import logging
 import secrets
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from dokrun import errors, keys
 from dokrun.api import Client
 from dokrun.api.models import CreateTaskRequest, Task
 from dokrun.bucket import Bucket
 from dokrun.engine.definition import Identity, attempt_of
+from dokrun.future import Future
+from dokrun.jobstate import Progress
+from dokrun.shim import protocol
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -294,6 +298,15 @@ def not_submitted(name: str, why: object) -> errors.SubmitFailed:
         message = f"nobody knows whether {name} was submitted: {why}"
         return errors.SubmitFailed(message, ran="maybe", still_runs=True)
     return errors.SubmitFailed(f"{name} was not submitted: {why}", ran="no")
+
+
+def failed_future(name: str, error: errors.StorageError) -> Future[Any]:
+    """Make the future of a call whose arguments the bucket did not take."""
+    future: Future[Any] = Future(protocol.call_id(keys.new_id(), 0), name, Progress())
+    failed = not_submitted(name, error)
+    failed.call_id, failed.__cause__ = future.call_id, error
+    future.fail(failed)
+    return future
 
 
 def _holder_of(claim: bytes) -> str:

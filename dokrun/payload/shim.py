@@ -42,6 +42,7 @@ _FOR_USERS = (
     "given.py",
     "image/__init__.py",
     "image/spec.py",
+    "living.py",
     "map.py",
     "options.py",
     "port.py",
@@ -51,15 +52,25 @@ _FOR_USERS = (
     "trial.py",
 )
 
-# In place of their originals, for modules that import them or speak of what is in them.
+# Of what modules may speak of, and inside a task nobody has use for, this stands in place of their originals.
+_NONE = """\
+class {name}:
+    def __init__(self,*_,**__):
+        raise OptionError("there is no dok.{name} inside a DOK task, which has no credentials")
+    def __class_getitem__(cls,_):
+        return cls
+"""
+
+
+def _none(*names: str) -> bytes:
+    return ("from dokrun.errors import OptionError\n" + "".join(_NONE.format(name=name) for name in names)).encode()
+
+
 _STAND_INS = {
-    "dokrun/executor.py": b"""\
-from dokrun.errors import OptionError
-class Executor:
- def __init__(self,*_,**__):
-  raise OptionError("there is no dok.Executor inside a DOK task, which has no credentials")
-""",
+    "dokrun/actor.py": _none("Actor"),
+    "dokrun/executor.py": _none("Executor"),
     "dokrun/joblib.py": b"",
+    "dokrun/sessions.py": _none("Session", "Tunnel", "attach", "session"),
     # What the user's modules know by this name is there already.
     "dokrun/shim/protocol.py": b"import sys, dokrun_shim.protocol as it\nsys.modules[__name__] = it\n",
 }

@@ -1,6 +1,7 @@
 """Take out of Python source what is for readers alone, with every line left where it is: tracebacks stay true.
 
-A docstring becomes an empty one, which may stand wherever it stood, and of a line with a comment the code stays.
+A docstring becomes an empty one, which may stand wherever it stood, of a line with a comment the code stays, and four
+spaces of indentation become one.
 The parser says where they are; the tokenizer, which differs from one Python to the next, is not asked.
 """
 
@@ -11,6 +12,7 @@ import importlib.util
 
 # From a line and column to another.
 _Range = tuple[tuple[int, int], tuple[int, int]]
+_INDENTATION = 4
 _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
@@ -30,6 +32,12 @@ def strip(source: bytes) -> bytes:
             lines[index] = _uncommented(line, index + 1, strings)
     for docstring in docstrings:
         _empty(lines, docstring)
+    # A string's own lines are what they are.
+    within = {number for (first, _), (last, _) in strings for number in range(first + 1, last + 1)}
+    for index, line in enumerate(lines):
+        code = line.lstrip(" ")
+        if index + 1 not in within:
+            lines[index] = " " * ((len(line) - len(code)) // _INDENTATION) + code
     return "\n".join(lines).encode()
 
 

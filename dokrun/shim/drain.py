@@ -8,42 +8,58 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import os
 import threading
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol
 
 from . import protocol, stopping
 from .envelope import Span
-from .lane import Lane
+from .lane import Calls, Lane, Pending, Reports
+from .output import Heard, nobody
 from .packs import Packs
-from .pending import Pending
 from .process import STACKS_S, Worker
-from .reports import Reports
 from .stopping import Stopped
 
 # How long lanes may take to end what they are at when the container is told to end: a worker's last words, mostly.
 STOPPING_S = 5.0
 
 
+class AllPending(Protocol):
+    """What is pending, for all lanes."""
+
+    # Why nothing more is given out.
+    trouble: str
+
+    def of_lane(self, number: int) -> Pending:
+        """Tell where a lane gets its calls."""
+
+    def close(self) -> None:
+        """Give out nothing more."""
+
+    def rest(self) -> List[Span]:
+        """Tell what was not given out."""
+
+
 class Drain:
     """Has calls run in some lanes, which take them from what is pending; what became of each goes to the `reports`."""
 
-    def __init__(self, lanes: List[Lane], pending: Pending, reports: Reports) -> None:
+    def __init__(self, lanes: List[Lane], pending: AllPending, reports: Reports) -> None:
         self._lanes = lanes
         self._pending = pending
-        self.reports = reports
+        self._reports = reports
 
-    def run(self) -> bool:
-        """Run every call. Tells whether the container is to end; the calls that were not done are told as such."""
+    def run(self) -> Optional[Stopped]:
+        """Run every call. Tells why the container is to end, if it is; what was not done is told as such."""
         threads = [
-            threading.Thread(target=lane.run, args=(self._pending, self.reports), daemon=True) for lane in self._lanes
+            threading.Thread(target=lane.run, args=(self._pending.of_lane(number), self._reports), daemon=True)
+            for number, lane in enumerate(self._lanes)
         ]
-        reason, message = protocol.NOT_BEGUN, ""
+        told: Optional[Stopped] = None
         try:
             for thread in threads:
                 thread.start()
             self._wait()
             stopping.ignore()
         except Stopped as stopped:
-            reason, message = stopped.reason, str(stopped)
+            told = stopped
             self._pending.close()
             for lane, thread in zip(self._lanes, threads):  # noqa: B905 - Python 3.9 knows no `strict`
                 if thread.ident is None:
@@ -51,9 +67,10 @@ class Drain:
             self._stop(stopped)
             # A lane that is about to take further calls waits for the store, and has nothing under way.
             self._wait(STOPPING_S)
+        reason, message = (protocol.NOT_BEGUN, self._pending.trouble) if told is None else (told.reason, str(told))
         for span in self._pending.rest():
-            self.reports.failed(span, protocol.failure(reason, "no", message or self._pending.trouble))
-        return reason != protocol.NOT_BEGUN
+            self._reports.failed(span, protocol.failure(reason, "no", message))
+        return told
 
     @property
     def gpu_memory(self) -> Optional[int]:
@@ -83,23 +100,36 @@ def count_lanes(header: Dict[str, Any], spans: List[Span]) -> int:
     if workers == protocol.EACH_PROCESSOR:
         # Not all of the machine's may be the container's.
         workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(workers, sum(end - first for first, end in spans)))
+    return max(1, workers if "session" in header else min(workers, sum(end - first for first, end in spans)))
 
 
-def make_lanes(first: Worker, header: Dict[str, Any], count: int, folder: str, out: str) -> List[Lane]:
-    """Make lanes for a payload that lies in a folder; `first` is a worker that was started before it was known.
+class Places(NamedTuple):
+    """Of a payload, its header; how many lanes share its calls; where they work; and where their reports go."""
 
-    Their files of reports go into `out`.
-    """
-    packs = Packs(header["calls"])
+    header: Dict[str, Any]
+    lanes: int
+    folder: str
+    out: str
+
+
+def make_lanes(first: Worker, places: Places) -> List[Lane]:
+    """Make lanes for a payload; `first` is a worker that was started before it was known."""
+    packs = Packs(places.header["calls"])
+    return lanes_for(first, packs, nobody if len(packs) > 1 else None, places)
+
+
+def lanes_for(first: Worker, calls: Calls, heard: Optional[Heard], places: Places) -> List[Lane]:
+    """Make lanes for some calls; see `Lane`."""
+    folder = places.folder
     return [
         Lane(
             {"folder": folder, "cell": os.path.join(folder, f"cell-{number}"), "environment": environment},
-            os.path.join(out, f"{number}-"),
-            packs,
+            os.path.join(places.out, f"{number}-"),
+            calls,
+            heard,
             first if number == 0 else None,
         )
-        for number, environment in enumerate(_gpus(count))
+        for number, environment in enumerate(_gpus(places.lanes))
     ]
 
 

@@ -12,21 +12,54 @@ import queue
 import signal
 import threading
 import time
-from typing import IO, Any, Dict, NamedTuple, Optional, Tuple
+from typing import IO, Any, Dict, NamedTuple, Optional, Protocol, Tuple
 
 from . import cell, envelope, memory, protocol
 from .envelope import Span
-from .output import Passing
+from .output import Heard, Passing
 from .packs import Packs
-from .pending import Pending
 from .process import Worker
-from .reports import Reports
 
 # How long a worker shall be busy with what it is given at a time, in seconds.
 PORTION_S = 0.2
 GROWTH = 4
 
 Failure = Dict[str, Any]
+
+
+class Calls(Protocol):
+    """All the calls that a container knows of."""
+
+    def of(self, number: int) -> Packs:
+        """Tell which payload's calls a call is among."""
+
+
+class Pending(Protocol):
+    """Where a lane gets its calls."""
+
+    def take(self, most: int, per_second: float) -> Optional[Span]:
+        """Take some calls of one payload; None where none will come."""
+
+    def done(self, span: Span) -> None:
+        """Hear that some calls have come to their end."""
+
+    def give_back(self, span: Span) -> None:
+        """Take back what has not been begun."""
+
+
+class Reports(Protocol):
+    """Where it tells what became of them."""
+
+    def add(self, path: str, *, good: bool) -> None:
+        """Take a file of reports that is whole."""
+
+    def reached(self, span: Span) -> None:
+        """Hear that some calls have come to their end, whose reports were told before."""
+
+    def failed(self, span: Span, failure: Failure) -> None:
+        """Hear what became of calls that have no report."""
+
+
 # Up to which call all have a report; whether all of them are known to have brought a value; and, if the next one has
 # no report and will have none, why.
 Reached = Tuple[int, bool, Optional[Failure]]
@@ -44,29 +77,34 @@ class Lane:
     """Runs calls in a worker.
 
     Args:
-        start: what every worker of the lane is told first: where the payload lies, where it tells how far it is, where
-            what it prints goes (nowhere else where there is one call alone), which GPU is its own.
+        start: what every worker of the lane is told first: where the payload lies, where it tells how far it is, which
+            GPU is its own.
         out: the folder for its files of reports, with the beginning of their names.
-        packs: the payload's calls.
+        calls: tells which payload's a call is.
+        heard: told what calls print, where there are several: whose it is, and what. None where there is one alone.
         worker: one that has been started already.
     """
 
-    def __init__(self, start: Dict[str, Any], out: str, packs: Packs, worker: Optional[Worker]) -> None:
+    def __init__(
+        self, start: Dict[str, Any], out: str, calls: Calls, heard: Optional[Heard], worker: Optional[Worker]
+    ) -> None:
         self._start = start
         self._out = out
-        self._packs = packs
+        self._calls = calls
+        self._heard = heard
         self._cell = cell.make(start["cell"])
         self._worker = worker
         # Whether the worker has brought a call to its end.
         self._used = False
         self._stopping = threading.Event()
+        self._renewing = threading.Event()
         self._why = (protocol.STOPPED, protocol.WAS_STOPPED)
         # The most that a worker has heard its GPU to hold for it, in bytes.
         self.gpu_memory: Optional[int] = None
         self.ended = threading.Event()
         self._kills = memory.kills()
-        # Calls of different packs may be given out together: how long it takes at most to see that one takes too long.
-        self._look_s = min([protocol.LONGEST_IMPORT_S, *packs.timeouts()])
+        # The call that somebody has ended.
+        self._ended_call = cell.NONE
         self._files = 0
         self._portion = 1
         self._per_second = 0.0
@@ -103,6 +141,20 @@ class Lane:
         if worker is not None:
             worker.kill()
 
+    def end_call(self, number: int) -> None:
+        """End a call, if the worker is at it; with it goes the worker."""
+        worker = self._worker
+        if worker is None:
+            return
+        # From here on it cannot go over to its next call.
+        self._cell.halt(halted=True)
+        now = self._cell.now()
+        if now.number == number and now.phase != cell.IDLE and worker is self._worker:
+            self._ended_call = number
+            worker.kill()
+        else:
+            self._cell.halt(halted=False)
+
     def _run(self, span: Span, pending: Pending, reports: Reports) -> None:
         first, end = span
         self._files += 1
@@ -117,6 +169,7 @@ class Lane:
             failure = protocol.failure(protocol.DIED, self._ran(reached), message)
         if reached > first:
             reports.add(path, good=good)
+            reports.reached((first, reached))
             self._pace(reached - first, time.monotonic() - started)
         if failure is not None and reached < end:
             reports.failed((reached, reached + 1), failure)
@@ -132,14 +185,16 @@ class Lane:
 
     def _reach(self, span: Span, path: str, started: float, reports: Reports) -> Reached:
         """Have calls run, as far as the worker comes with them."""
-        worker = self._ready_worker()
-        worker.send({"calls": list(span), "into": path})
+        worker, packs = self._ready_worker(), self._calls.of(span[0])
+        worker.send({"payload": packs.name, "base": packs.base, "calls": list(span), "into": path})
+        # Calls of different packs may be given out together: how long it takes at most to see that one takes too long.
+        look_s = min(protocol.LONGEST_IMPORT_S, packs.shortest_s())
         if self._stopping.is_set():
             worker.kill()  # it was started when the others were already being stopped
         # What is done of several shall not wait for one that takes long.
         early = span[1] - span[0] > 1
         while True:
-            left_s = min(self._limit(span, started).left_s, protocol.LONG_PORTION_S if early else self._look_s)
+            left_s = min(self._limit(span, started).left_s, protocol.LONG_PORTION_S if early else look_s)
             try:
                 kind, answer = worker.events.get(timeout=max(0.0, left_s))
                 break
@@ -161,7 +216,7 @@ class Lane:
         """Tell how long the worker may take for what it is at."""
         now = self._cell.now()
         number = now.number if span[0] <= now.number < span[1] else span[0]
-        limit_s = float(self._packs.find(number)[0]["timeout_s"])
+        limit_s = self._calls.of(number).timeout_s(number)
         if now.phase != cell.RUNNING:
             # The function has its whole timeout to itself.
             limit_s = min(limit_s, protocol.LONGEST_IMPORT_S)
@@ -200,6 +255,8 @@ class Lane:
             reason, message = self._why
             failure = protocol.failure(reason, ran, message)
             return reached, False, failure if reached < span[1] else None
+        if reached == self._ended_call:
+            return reached, False, protocol.failure(protocol.CANCELLED, ran, protocol.WAS_CANCELLED)
         before = self._used or reached > span[0]
         if reached == span[1] or (before and ran == "no"):
             # All is done, or what a call before this one has left running may have killed it: it is tried again.
@@ -242,7 +299,14 @@ class Lane:
             return span[0]
         return now.number if now.phase != cell.IDLE else now.number + 1
 
+    def renew(self) -> None:
+        """Have the next calls run in a new worker: what they import has changed."""
+        self._renewing.set()
+
     def _ready_worker(self) -> Worker:
+        if self._renewing.is_set():
+            self._renewing.clear()
+            self._discard_worker()
         if self._worker is None:
             self._kills = memory.kills()
             self._cell.clear()
@@ -253,10 +317,10 @@ class Lane:
 
     def _start_worker(self, worker: Worker) -> None:
         start = dict(self._start)
-        if len(self._packs) > 1:
+        if self._heard is not None:
             self._workers += 1
             start["output"] = f"{start['cell']}-output-{self._workers}"
-            self._output = Passing(start["output"])
+            self._output = Passing(start["output"], self._heard)
         worker.send(start)
 
     def _end(self, worker: Worker) -> None:

@@ -8,7 +8,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import os
 import zlib
-from typing import Any, Dict, List
+from typing import Any, Dict, Iterator, List, Tuple
 
 from . import envelope
 
@@ -16,21 +16,33 @@ from . import envelope
 LARGEST_BUNDLE = 64 << 20
 
 
-def lay_out(source: List[Dict[str, Any]], segments: List[envelope.Segment], folder: str) -> None:
+def lay_out(source: List[Dict[str, Any]], segments: List[envelope.Segment], folder: str) -> List[str]:
     """Write the files that the header lists to `folder`/source; what was fetched lies in `folder`/blobs.
+
+    Returns:
+        Those that were there before, and were others.
 
     Raises:
         EnvelopeError: a file would lie outside of the folder, or a bundle is broken.
     """
-    root = os.path.join(folder, "source")
+    root, changed = os.path.join(folder, "source"), []
     os.makedirs(root, exist_ok=True)
+    for entry, data in _files(source, segments, folder):
+        if _write(root, entry, data):
+            changed.append(str(entry["path"]))
+    return changed
+
+
+def _files(
+    source: List[Dict[str, Any]], segments: List[envelope.Segment], folder: str
+) -> Iterator[Tuple[Dict[str, Any], envelope.Buffer]]:
     for entry in source:
         if "bundle" in entry:
             header, files = envelope.unpack(_unfolded(_bytes(segments[entry["bundle"]], folder)))
             for inner in header["files"]:
-                _write(root, inner, _bytes(files[inner["segment"]], folder))
+                yield inner, _bytes(files[inner["segment"]], folder)
         else:
-            _write(root, entry, _bytes(segments[entry["segment"]], folder))
+            yield entry, _bytes(segments[entry["segment"]], folder)
 
 
 def lay_out_given(segments: List[envelope.Segment], folder: str) -> None:
@@ -56,11 +68,20 @@ def _unfolded(data: envelope.Buffer) -> bytes:
     return whole
 
 
-def _write(root: str, entry: Dict[str, Any], data: envelope.Buffer) -> None:
+def _write(root: str, entry: Dict[str, Any], data: envelope.Buffer) -> bool:
+    """Write a file. Tells whether another was in its place."""
     path = os.path.normpath(os.path.join(root, entry["path"]))
     if not path.startswith(root + os.sep):
         raise envelope.EnvelopeError(f"a source file lies outside of its folder: {entry['path']}")
+    there = os.path.lexists(path)
+    if there:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return False
     os.makedirs(os.path.dirname(path), exist_ok=True)
     mode = 0o700 if entry.get("executable") else 0o600
-    with os.fdopen(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
+    aside = f"{path}.{os.getpid()}.part"
+    with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode), "wb") as file:
         file.write(data)
+    os.replace(aside, path)
+    return there

@@ -9,7 +9,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import contextlib
 import os
 import threading
-from typing import Optional
+from typing import Callable, Optional
 
 from . import protocol
 
@@ -40,12 +40,24 @@ def enter(path: str) -> None:
     os.close(pipe)
 
 
-class Passing:
-    """Passes on what comes out of a named pipe, in a thread, until all who hold it have ended."""
+# Told the number of a call, in digits, and some lines of what it has printed.
+Heard = Callable[[bytes, bytes], None]
 
-    def __init__(self, path: str) -> None:
+
+def nobody(_call: bytes, _text: bytes) -> None:
+    """Listen to nothing."""
+
+
+class Passing:
+    """Passes on what comes out of a named pipe, in a thread, until all who hold it have ended.
+
+    `heard` is told too, whose it is and what.
+    """
+
+    def __init__(self, path: str, heard: Heard) -> None:
         os.mkfifo(path)
         self._path = path
+        self._heard = heard
         self._call = b""
         self._line = b""
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -97,6 +109,7 @@ class Passing:
                 _write(protocol.CALL.format(self._call.decode()).encode() + b"\n")
                 _last = self._call
             _write(text if text.endswith(b"\n") else text + b"\n")
+        self._heard(self._call, text)
 
 
 def say(line: str) -> None:

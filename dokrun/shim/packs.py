@@ -8,22 +8,36 @@ import itertools
 import struct
 from typing import Any, Dict, List, Tuple
 
+from . import protocol
 from .envelope import EnvelopeError, Record, Segment, read_record
 
 
 class Packs:
-    """Finds a call by its number."""
+    """Finds a call by its number.
 
-    def __init__(self, packs: List[Dict[str, Any]]) -> None:
+    `base` is the first one's, and `name` the payload's file: a session has many, whose calls are numbered on and on.
+    """
+
+    def __init__(self, packs: List[Dict[str, Any]], *, base: int = 0, name: str = protocol.PAYLOAD) -> None:
         self._packs = packs
-        self._starts: List[int] = [0, *itertools.accumulate(pack["count"] for pack in packs)]
+        self._starts: List[int] = list(itertools.accumulate((pack["count"] for pack in packs), initial=base))
+        self.base = base
+        self.name = name
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return self._starts[-1] - self.base
 
-    def timeouts(self) -> List[float]:
-        """Tell how long a call of each pack may take, in seconds."""
-        return [float(pack["timeout_s"]) for pack in self._packs]
+    def of(self, _number: int) -> "Packs":
+        """Tell which payload's calls a call is among: all are among these."""
+        return self
+
+    def timeout_s(self, number: int) -> float:
+        """Tell how long a call may take, in seconds."""
+        return float(self.find(number)[0]["timeout_s"])
+
+    def shortest_s(self) -> float:
+        """Tell how long the calls may take that may take the least, in seconds."""
+        return min((float(pack["timeout_s"]) for pack in self._packs), default=protocol.LONGEST_IMPORT_S)
 
     def record(self, number: int, segments: List[Segment]) -> Record:
         """Tell what a call is called with."""

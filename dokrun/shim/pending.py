@@ -61,6 +61,10 @@ class Pending:
         self._closed = False
         self.trouble = ""
 
+    def of_lane(self, _number: int) -> "Pending":
+        """Tell where a lane gets its calls: all of them from here."""
+        return self
+
     def take(self, most: int, per_second: float) -> Optional[Span]:
         """Take some calls, `most` at most; None where none is left.
 

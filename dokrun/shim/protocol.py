@@ -10,13 +10,18 @@ The way through the container:
                  DOKRUN_RETRIES, DOKRUN_BACKOFF_S        how many more attempts there may be, after what pause
                  DOKRUN_LIMIT_S                          for how many seconds somebody pays at most, if that was said
                  DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
+                 DOKRUN_SESSION_SHA256                   of the token that a session's client shows
                  SAKURA_TASK_ID, SAKURA_ARTIFACT_DIR     given by DOK
     addresses    {"shim", "payload", "blobs": {sha256: …}, "claim": {"put", "get"}, "checkpoint": {"put": […], "get"},
                   "results": […], "begun"}
                  presigned; nothing that they lead to is believed without its digest. {"shim", "addresses"}, where the
                  table itself is too long and lies in the bucket
     payload      header: {python, cloudpickle, job, workers, functions, calls, source, main, given, secrets,
-                  checkpoint_s}; `given` are the numbers of segments that are found by digest, not parts of a value
+                  checkpoint_s, session}; `given` are the numbers of segments that are found by digest, not parts of a
+                  value; `session` is there where more calls come over the http port: {host, port, idle_s, billed_s,
+                  lease_s, limit_s}, see `session`. What comes over it may also have `ticket` (what its calls'
+                  outcomes are told by, in place of `job`), `chosen` (the calls that are to be run), `attempt`, `actor`
+                  (the calls are an object's, which lives in one worker) and `makes` (that is where it begins to)
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
                  .dokrun/reports/<name>                   envelopes, one for each call that reported
 
@@ -40,6 +45,9 @@ manifest can trust the rest, and what became of the calls that have no report:
                "memory": bytes | null, "gpu_memory": bytes | null},
      "reports": [{"path", "sha256", "size"}, …],
      "calls": [{"calls": [17, 18], "failure": {…}}, …]}
+
+A session's manifest names its calls by their numbers in the session, and has `jobs`: {their job: the number of its
+first one}. Number 0 is the session itself.
 
 A failure is `{"reason", "ran", "message", …}`, with `signal` or `exit_code` or `traceback` where there is one.
 
@@ -71,12 +79,16 @@ RETRIES = "DOKRUN_RETRIES"
 BACKOFF = "DOKRUN_BACKOFF_S"
 # For how many seconds a container may run, from its start on; what is left of what a call may cost.
 LIMIT_S = "DOKRUN_LIMIT_S"
+# Of a session: the SHA-256 of the token that its client shows.
+SESSION_SHA256 = "DOKRUN_SESSION_SHA256"
 CALL_ID = "DOKRUN_CALL_ID"
 CHECKPOINT_DIR = "DOKRUN_CHECKPOINT_DIR"
 # Where what calls are given lies, under its digests.
 GIVEN_DIR = "DOKRUN_GIVEN_DIR"
 # Behind its digest, the folder in which a file lies under its own name.
 NAMED = "-named"
+# The payload's file in the job's folder.
+PAYLOAD = "payload"
 # Its name beside the payload.
 CHECKPOINT_FOLDER = "checkpoint"
 TASK_ID = "SAKURA_TASK_ID"
@@ -90,6 +102,11 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 OWN_DIR = ".dokrun"
 MANIFEST = OWN_DIR + "/outcome.json"
 REPORTS_DIR = OWN_DIR + "/reports"
+
+# Between a session and its client no body is much larger than this: the service's proxy may refuse it.
+PIECE_BYTES = 8 << 20
+# A text of more digits is no number of ours.
+LONGEST_NUMBER = 15
 
 # A segment of this size or more is an object (or a file) of its own, named by its content.
 BLOB_SIZE = 1 << 20
@@ -151,7 +168,11 @@ NOT_WRITTEN = "not-written"
 STOPPED = "stopped"
 TOO_DEAR = "too-dear"
 NOT_BEGUN = "not-begun"
+CANCELLED = "cancelled"
+ACTOR_LOST = "actor-lost"
+OVER = "over"
 WAS_STOPPED = "the container was stopped"
+WAS_CANCELLED = "the call was cancelled"
 WAS_TOO_DEAR = "the container was stopped before its {:g} s were over, which is as long as max_yen pays for"
 
 

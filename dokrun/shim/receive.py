@@ -4,6 +4,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import base64
+import functools
 import hashlib
 import importlib.util
 import json
@@ -138,6 +139,7 @@ def check_versions(header: Dict[str, Any]) -> None:
         raise PayloadRefused(protocol.WRONG_VERSION, message)
 
 
+@functools.cache
 def cloudpickle_version() -> str:
     """Tell the version of the cloudpickle that the worker will use, without the cost of loading it here."""
     spec = importlib.util.find_spec("cloudpickle")

@@ -66,6 +66,9 @@ class Reports:
             self.good &= good
             self._changed.notify()
 
+    def reached(self, _span: Span) -> None:
+        """Hear that some calls have come to their end; of those that have no report, the manifest says nothing."""
+
     def failed(self, span: Span, failure: Dict[str, Any]) -> None:
         """Take down what became of calls that have no report."""
         with self._changed:
@@ -108,7 +111,7 @@ class Reports:
             small = [path for path in files if _size(path) < LARGE_BYTES]
             if len(small) > 1:
                 small = self._merged(small)
-            entries = [entry for path in large + small for entry in _entry(path)]
+            entries = [entry for path in large + small for entry in entry_of(path)]
             self.entries += entries
             return entries
 
@@ -144,7 +147,8 @@ class Reports:
             output.say(protocol.RESULTS.format(self._word, slot, entry["sha256"], entry["size"]))
 
 
-def _entry(path: str) -> List[Entry]:
+def entry_of(path: str) -> List[Entry]:
+    """Tell what the manifest says of a file of reports; nothing where it is gone."""
     digest, size = hashlib.sha256(), 0
     try:
         with open(path, "rb") as file:

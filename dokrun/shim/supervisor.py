@@ -11,10 +11,10 @@ import json
 import os
 import shutil
 import tempfile
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Optional, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 from . import output, protocol, spent, stopping
-from .drain import Drain, count_lanes, make_lanes
+from .drain import Drain, Places, count_lanes, make_lanes
 from .envelope import Span
 from .pending import Pending, begun_with
 from .process import Worker
@@ -25,6 +25,7 @@ from .stopping import Stopped
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoints
+    from .session import Session
     from .supplies import Supplies
 
 # A file that is given up when the manifest is written: a disk that the user's function has filled must have room for
@@ -51,43 +52,38 @@ def main(worker: Worker, payload: str, addresses: str, calls: str = "") -> int:
     out = os.path.join(os.environ[protocol.ARTIFACT_DIR], protocol.OWN_DIR)
     reports = os.path.join(out, "reports")
     os.makedirs(reports, exist_ok=True)
-    manifest: Dict[str, Any] = {**BLANK, "reports": [], "calls": []}
-    reserve, passed = os.path.join(out, "reserve"), Spent()
-
-    def tell() -> None:
-        if os.path.exists(reserve):
-            os.unlink(reserve)
-        manifest["spent"] = passed.told()
-        write_manifest(os.path.join(out, "outcome.json"), manifest)
-
+    manifest = Manifest(out)
     folder = tempfile.mkdtemp(prefix="dokrun-")
     status = 0
     try:
         stopping.listen()
         table = read_addresses(addresses)
         header, spans, supplies = receive(folder, payload, table, calls)
-        manifest.update(job=header["job"], attempt=attempt())
+        manifest.told.update(job=header["job"], attempt=attempt())
         word = os.urandom(8).hex()
         checkpoints = restore(folder, header, table, word)
-        count = passed.lanes = count_lanes(header, spans)
-        passed.calls = sum(end - first for first, end in spans)
-        wait_for_first(supplies, spans, count)
-        take_claim(table, begun_with(spans, count))
-        keep_room(reserve, RESERVE_BYTES)
+        places = Places(header, count_lanes(header, spans), folder, reports)
+        manifest.count(places.lanes, spans)
+        session = open_session(places) if "session" in header else None
+        wait_for_first(supplies, spans, places.lanes)
+        take_claim(table, begun_with(spans, places.lanes))
+        manifest.keep_room()
         output.say(protocol.WORD.format(word))
-        gathered = Reports(reports, table.get("results", []), word)
-        manifest.update(reports=gathered.entries, calls=gathered.failures)
-        pending = Pending(spans, count, table.get("begun", ""), gathered.failed, supplies)
-        drain = Drain(make_lanes(worker, header, count, folder, reports), pending, gathered)
-        run(drain, checkpoints, manifest, passed, tell)
+        manifest.passed.begin(spent.RUNNING)
+        if session is not None:
+            keep_open(session, worker, manifest)
+        else:
+            gathered = Reports(reports, table.get("results", []), word)
+            pending = Pending(spans, places.lanes, table.get("begun", ""), gathered.failed, supplies)
+            run(Drain(make_lanes(worker, places), pending, gathered), gathered, checkpoints, manifest)
     except PayloadRefused as error:
-        manifest["failure"] = {"reason": error.reason, "ran": "no", "message": str(error)}
+        manifest.told["failure"] = {"reason": error.reason, "ran": "no", "message": str(error)}
     except (Stopped, Unclaimed) as error:
-        status = not_started(manifest, error)
+        status = not_started(manifest.told, error)
     finally:
         stopping.ignore()
         worker.kill()
-        tell()
+        manifest.tell()
         shutil.rmtree(folder, ignore_errors=True)
     return status
 
@@ -104,29 +100,76 @@ def not_started(manifest: Dict[str, Any], why: Union[Stopped, Unclaimed]) -> int
     return why.status
 
 
-def run(
-    drain: Drain,
-    checkpoints: Optional["Checkpoints"],
-    manifest: Dict[str, Any],
-    passed: Spent,
-    tell: Callable[[], None],
-) -> None:
+class Manifest:
+    """What the container tells of all that it did, and the file that it tells it in.
+
+    Attributes:
+        told: what it says, as it is now.
+        passed: what the container has spent.
+    """
+
+    def __init__(self, out: str) -> None:
+        self.told: Dict[str, Any] = {**BLANK, "reports": [], "calls": []}
+        self.passed = Spent()
+        self._path = os.path.join(out, "outcome.json")
+        self._reserve = os.path.join(out, "reserve")
+
+    def count(self, lanes: int, spans: List[Span]) -> None:
+        """Take note how many calls there are, and how many of them run at the same time."""
+        self.passed.lanes, self.passed.calls = lanes, sum(end - first for first, end in spans)
+
+    def keep_room(self) -> None:
+        """Write a file that gives room to the manifest, unless the disk is full already."""
+        try:
+            with open(self._reserve, "wb") as file:
+                file.write(bytes(RESERVE_BYTES))
+        except OSError:
+            pass
+
+    def tell(self) -> None:
+        """Write it, as it is now."""
+        if os.path.exists(self._reserve):
+            os.unlink(self._reserve)
+        self.told["spent"] = self.passed.told()
+        write_manifest(self._path, self.told)
+
+
+def run(drain: Drain, reports: Reports, checkpoints: Optional["Checkpoints"], manifest: Manifest) -> None:
     """Have the calls drained, and save what a next attempt may need if one of them has failed."""
+    manifest.told.update(reports=reports.entries, calls=reports.failures)
     if checkpoints is not None:
         checkpoints.start()
-    passed.begin(spent.RUNNING)
     stopped = drain.run()
-    passed.begin(spent.UPLOADING)
-    passed.gpu_memory = drain.gpu_memory
-    drain.reports.finish()
-    tell()  # the container may be ended before all is packed and sent
+    manifest.passed.begin(spent.UPLOADING)
+    manifest.passed.gpu_memory = drain.gpu_memory
+    reports.finish()
+    manifest.tell()  # the container may be ended before all is packed and sent
     stopping.leave_in_time()
-    if not stopped:
-        drain.reports.send_last()
+    if stopped is None:
+        reports.send_last()
     if checkpoints is not None:
-        if not drain.reports.good:
+        if not reports.good:
             checkpoints.finish()
-        manifest["checkpoint"] = checkpoints.last
+        manifest.told["checkpoint"] = checkpoints.last
+
+
+def open_session(places: Places) -> "Session":
+    """Take the http port of a session: where it is taken, nothing is claimed."""
+    from .session import Session  # with sockets and much else: only where there is one
+
+    try:
+        return Session(places, os.environ.get(protocol.SESSION_SHA256, ""))
+    except OSError as error:
+        raise PayloadRefused(protocol.NOT_FETCHED, f"the http port cannot be listened on: {error}") from error
+
+
+def keep_open(session: "Session", worker: Worker, manifest: Manifest) -> None:
+    """Have calls run that come over the http port, until the session is over."""
+    drain, stopped = session.run(worker)
+    manifest.passed.begin(spent.UPLOADING)
+    manifest.passed.gpu_memory = drain.gpu_memory
+    manifest.passed.calls = session.calls
+    session.finish(manifest.told, stopped)
 
 
 def attempt() -> int:
@@ -178,15 +221,6 @@ def take_claim(addresses: Dict[str, Any], begun: int) -> None:
         raise Unclaimed(f"this attempt is not this task's to start: {error}", protocol.CLAIM_LOST) from error
     except claim.ClaimFailed as error:
         raise Unclaimed(f"the claim of this attempt cannot be taken: {error}", protocol.CLAIM_FAILED) from error
-
-
-def keep_room(path: str, size: int) -> None:
-    """Write a file of a size, unless the disk is full already."""
-    try:
-        with open(path, "wb") as file:
-            file.write(bytes(size))
-    except OSError:
-        pass
 
 
 def write_manifest(path: str, manifest: Dict[str, Any]) -> None:

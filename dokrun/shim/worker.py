@@ -7,8 +7,9 @@ the user's:
                                    where the verified payload lies, where this worker tells where it is (see `cell`),
                                    where what is printed goes (see `output`; left out for one call alone), which GPU is
                                    its own
-    ← {"calls": [7, 12], "into": …}
-                                   run the payload's calls from number 7 to 11, and write their reports into a file
+    ← {"payload": …, "base": 0, "calls": [7, 12], "into": …}
+                                   run calls from number 7 to 11 of a payload whose first one has the number `base`, and
+                                   write their reports into a file
     → {"end": 12, "good": true}    those before number 12 are done, and all of them have brought a value; or
     → {"end": 9, "good": false, "failure": {…}}
                                    the report of number 9 could not be written; the others after it have not been begun
@@ -30,7 +31,7 @@ import mmap
 import os
 import sys
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import envelope, lifeline, output, protocol
 from .cell import Cell
@@ -38,6 +39,10 @@ from .envelope import Segment
 from .packs import Packs
 from .report import Report, describe, exception_report, exit_status, failure_report, text_of, value_report
 
+# Where actors live.
+ACTORS = "dokrun.living"
+# How many payloads are open at the same time.
+OPENED = 8
 # How much of an exception's own message is told where the disk is full, in characters.
 LONGEST_MESSAGE = 300
 # What is smaller than this is sooner copied together than written piece by piece.
@@ -63,10 +68,10 @@ def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
         os.environ.update(start["environment"])
         if "output" in start:
             output.enter(start["output"])
-        calls = Calls(start["folder"], Cell(start["cell"]), marked="output" in start)
+        payloads = Payloads(start["folder"], Cell(start["cell"]), marked="output" in start)
         for line in commands:
             told = json.loads(line)
-            first, end = told["calls"]
+            calls, (first, end) = payloads.calls(told["payload"], told["base"]), told["calls"]
             answers.write(json.dumps({**calls.run(first, end, told["into"]), **_gpu_memory()}) + "\n")
             answers.flush()
     return 0
@@ -87,34 +92,72 @@ def _put_image_first() -> None:
     sys.path.append(archive)
 
 
-class Calls:
-    """The calls of one payload. A function is unpickled once, so that what its globals hold stays warm."""
+class Payloads:
+    """Opens payloads, of which a job has one and a session many. Functions are unpickled once.
+
+    So what their globals hold stays warm from call to call, and from one payload to the next.
+    """
 
     def __init__(self, folder: str, cell: Cell, *, marked: bool = False) -> None:
-        self._cell = cell
-        self._marked = marked
-        self._blobs = os.path.join(folder, "blobs")
-        self._header, self._segments = envelope.unpack(map_file(os.path.join(folder, "payload")))
+        self.folder = folder
+        self.cell = cell
+        self.marked = marked
+        self.blobs = os.path.join(folder, "blobs")
+        self.source = os.path.join(folder, "source")
+        # By what they are: the digests of their pickles, or their names.
+        self.functions: Dict[Tuple[str, ...], Callable[..., Any]] = {}
+        self._opened: Dict[str, Calls] = {}
+        self._former: Dict[str, Optional[str]] = {}
+        self.attempt = os.environ.get(protocol.ATTEMPT)
+        os.environ[protocol.GIVEN_DIR] = self.blobs
+        os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
+        sys.path.insert(0, self.source)
+
+    def environ(self, told: Dict[str, str]) -> None:
+        """Set variables of the environment, in place of those that were set so before."""
+        for name, value in self._former.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        self._former = {name: os.environ.get(name) for name in told}
+        os.environ.update(told)
+
+    def calls(self, name: str, base: int) -> "Calls":
+        """Tell the calls of a payload, opened once, unless many others were opened since."""
+        if name not in self._opened:
+            if len(self._opened) == OPENED:
+                self._opened.pop(next(iter(self._opened)))
+            self._opened[name] = Calls(self, name, base)
+        return self._opened[name]
+
+
+class Calls:
+    """The calls of one payload."""
+
+    def __init__(self, payloads: Payloads, name: str, base: int) -> None:
+        self._payloads = payloads
+        self._cell = payloads.cell
+        self._header, self._segments = envelope.unpack(map_file(os.path.join(payloads.folder, name)))
         self._job = self._header["job"]
-        self._packs = Packs(self._header["calls"])
-        self._functions: Dict[int, Callable[..., Any]] = {}
+        self._packs = Packs(self._header["calls"], base=base)
+        attempt = self._header.get("attempt", payloads.attempt)
+        self._attempt = {} if attempt is None else {protocol.ATTEMPT: str(attempt)}
         # The end of the calls that the log does not tell yet.
         self._unannounced = 0
         # Here and nowhere else: the task's definition can be read by everybody in the project.
-        os.environ.update(self._header.get("secrets", {}))
-        os.environ[protocol.GIVEN_DIR] = self._blobs
-        os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
-        self._source = os.path.join(folder, "source")
-        sys.path.insert(0, self._source)
+        self._secrets: Dict[str, str] = self._header.get("secrets", {})
 
     def run(self, first: int, end: int, into: str) -> Dict[str, Any]:
         """Run some calls and write their reports. Returns the answer for the supervisor."""
         good, file, begun = True, Appending(into), time.monotonic()
         self._unannounced = end
+        self._payloads.environ(self._secrets)
         for number in range(first, end):
-            os.environ[protocol.CALL_ID] = protocol.call_id(self._job, number)
+            os.environ[protocol.CALL_ID] = protocol.call_id(self._job, number - self._packs.base)
+            os.environ.update(self._attempt)
             self._cell.begin(number)
-            if self._marked:
+            if self._payloads.marked:
                 output.begin(number)
             self._cell.wait()
             started = time.monotonic()
@@ -145,6 +188,10 @@ class Calls:
         if self._unannounced:
             _announce(number, self._unannounced)
             self._unannounced = 0
+        actor = self._header.get("actor")
+        if actor is not None and not self._header["makes"] and actor not in importlib.import_module(ACTORS).OBJECTS:
+            message = "the process in which the actor lived has ended, and the actor with it"
+            return failure_report(protocol.ACTOR_LOST, "no", message)
         self._cell.run(number)
         try:
             result = function(*args, **kwargs)
@@ -156,23 +203,24 @@ class Calls:
         return value_report(result)
 
     def _function(self, number: int) -> Callable[..., Any]:
-        if number not in self._functions:
-            where = self._header["functions"][number]
-            if "module" in where:
-                found: Any = importlib.import_module(where["module"])
-                for name in where["name"].split("."):
-                    found = getattr(found, name)
-                # What `@remote` left in the module knows the function that it was put on.
-                self._functions[number] = getattr(found, "__dokrun_function__", found)
-            else:
-                self._functions[number] = self._at_home(envelope.load_value(self._buffers(where["value"])))
-        return self._functions[number]
+        where, known = self._header["functions"][number], self._payloads.functions
+        if "module" in where:
+            key = (where["module"], where["name"])
+        else:
+            key = tuple(self._segments[part].sha256 for part in where["value"])
+        if key not in known:
+            known[key] = _imported(*key) if "module" in where else self._unpickled(where["value"])
+        return known[key]
+
+    def _unpickled(self, numbers: Sequence[int]) -> Callable[..., Any]:
+        function: Callable[..., Any] = self._at_home(envelope.load_value(self._buffers(numbers)))
+        return function
 
     def _at_home(self, function: Any) -> Any:
         """Let a function of the client's `__main__` find its files beside its `__file__`, as it does there."""
         names, main = getattr(function, "__globals__", {}), self._header.get("main")
         if main is not None and names.get("__name__") in ("__main__", "__mp_main__") and "__file__" in names:
-            names["__file__"] = os.path.join(self._source, main)
+            names["__file__"] = os.path.join(self._payloads.source, main)
         return function
 
     def _buffers(self, numbers: Sequence[int]) -> List[memoryview]:
@@ -181,7 +229,16 @@ class Calls:
     def _bytes(self, segment: Segment) -> memoryview:
         if segment.data is not None:
             return segment.data
-        return map_file(os.path.join(self._blobs, segment.sha256))
+        return map_file(os.path.join(self._payloads.blobs, segment.sha256))
+
+
+def _imported(module: str, path: str) -> Callable[..., Any]:
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    # What `@remote` left in the module knows the function that it was put on.
+    function: Callable[..., Any] = getattr(found, "__dokrun_function__", found)
+    return function
 
 
 def _announce(first: int, end: int) -> None:

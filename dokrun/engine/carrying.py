@@ -1,0 +1,66 @@
+"""What a session's calls are given and is large: sent straight to the container, while the call is being made."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+
+from dokrun import errors, keys
+from dokrun.bucket import Bucket
+from dokrun.engine.keeping import COPIED_BYTES
+from dokrun.engine.link import Link
+from dokrun.engine.speaking import Gone, Speaking
+from dokrun.shim.envelope import Segment
+
+_log = logging.getLogger("dokrun.engine")
+
+
+@dataclass
+class Carrying:
+    """Brings large segments to a container that is there; else to the bucket, or holds a copy where there is none.
+
+    Nothing that the caller does to an array afterwards changes what is sent.
+
+    Attributes:
+        job_id: whose they are.
+        link: the container.
+        bucket: where they go while it is not there yet.
+        held: copies, by digest, that have to be sent with the job.
+        straight: those that the container has, or is being sent.
+    """
+
+    job_id: str
+    link: Link
+    bucket: Bucket | None
+    held: dict[str, memoryview] = field(default_factory=dict)
+    straight: set[str] = field(default_factory=set)
+
+    def __call__(self, segment: Segment) -> Segment:
+        """Have a segment sent. Returns it without its bytes. Raises StorageError."""
+        if segment.data is None:
+            return segment
+        apart, speaking = segment._replace(data=None), self.link.speaking
+        if speaking is not None:
+            try:
+                self._straight(speaking, segment, segment.data)
+            except (Gone, errors.ApiError) as error:
+                _log.info("what a call is given does not get straight to its session: %s", error)
+            else:
+                return apart
+        if self.bucket is None:
+            self._hold(segment)
+        else:
+            self.bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
+        return apart
+
+    def _straight(self, speaking: Speaking, segment: Segment, data: memoryview) -> None:
+        missing = self.link.need(speaking, self.job_id, {segment.sha256: (segment.size, None)})
+        if missing and segment.size <= COPIED_BYTES:
+            self._hold(segment)  # it is sent when the call is
+            return
+        if missing:
+            self.link.put(speaking, self.job_id, segment.sha256, data)
+        self.straight.add(segment.sha256)
+
+    def _hold(self, segment: Segment) -> None:
+        self.held[segment.sha256] = memoryview(bytes(segment.data or b""))

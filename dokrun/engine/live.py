@@ -1,0 +1,348 @@
+"""A session as the engine sees it: calls are checked and pickled for it, and sent to whichever container it has."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from dokrun import errors, keys
+from dokrun.config import Settings
+from dokrun.cost import Meter, Price
+from dokrun.engine.carrying import Carrying
+from dokrun.engine.flight import Flight
+from dokrun.engine.link import Link, Owner
+from dokrun.engine.parts import Parts
+from dokrun.engine.portions import Portions
+from dokrun.engine.prepare import Job, Preparing, Target, session_job
+from dokrun.engine.reports import described
+from dokrun.engine.run import Run
+from dokrun.engine.speaking import Speaking
+from dokrun.engine.submit import failed_future
+from dokrun.future import Future
+from dokrun.jobstate import Progress
+from dokrun.map import Map, Packing
+from dokrun.options import DEFAULT_TIMEOUT_S, Options
+from dokrun.outcomes import Bell, Outcomes
+from dokrun.payload.known import GOOD_FOR_S, Sources
+from dokrun.secret import Secret
+
+_log = logging.getLogger("dokrun.engine")
+
+# Where containers listen: below what systems give to whoever asks for any port.
+_PORTS = range(20000, 30000)
+# How long a container waits for a client that is not heard any more: as long as a laptop's lid may be closed by chance.
+LEASE_S = 120.0
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is said of a session, beside its options.
+
+    Attributes:
+        idle_s: how long its container waits for calls.
+        workers: how many calls run at the same time; None is one on each GPU.
+        reconnect: whether another container is made in place of one that has ended.
+    """
+
+    idle_s: float
+    workers: int | None = None
+    reconnect: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a session shall be like.
+
+    Attributes:
+        plan: on which plan.
+        options: of the image, the environment and so on; `timeout_s` is how long it may last.
+        asked: what else is said of it.
+        price: the plan's, where there is a `max_yen`.
+        billed_s: how long its container waits at least, since that is paid for anyway.
+    """
+
+    plan: str
+    options: Options
+    asked: Asked
+    price: Price | None = None
+    billed_s: float = 0.0
+
+    def job(self, settings: Settings) -> tuple[Job, Secret]:
+        """Make the job of its next container, and the token that this is known by. Raises ConfigError."""
+        told = {
+            "host": settings.listens_on,
+            "port": secrets.choice(_PORTS),
+            "idle_s": self.asked.idle_s,
+            "billed_s": self.billed_s,
+            # A detached one waits for whoever attaches.
+            "lease_s": None if self.options.detach else LEASE_S,
+            "limit_s": self.options.timeout_s or DEFAULT_TIMEOUT_S,
+            "workers": self.asked.workers,
+        }
+        job = session_job(self.options.name or "session", self.plan, self.options, told)
+        token = token_of(settings, job.id)
+        sha256 = hashlib.sha256(token.reveal().encode()).hexdigest()
+        return replace(job, session_sha256=sha256, price=self.price), token
+
+
+def token_of(settings: Settings, job_id: str) -> Secret:
+    """Tell the token of a session: whoever has the API key that made it can speak to it, on any machine."""
+    key = settings.access_token_secret.reveal().encode()
+    return Secret(hmac.digest(key, f"dokrun session {job_id}".encode(), "sha256").hex())
+
+
+# Has a container made.
+Begin = Callable[[Owner], Link]
+
+
+class Live:
+    """Takes calls for one session. For any thread.
+
+    Args:
+        parts: the engine's.
+        wanted: what it shall be like.
+        begin: has another container made.
+    """
+
+    def __init__(self, parts: Parts, wanted: Wanted, begin: Begin) -> None:
+        self.wanted = wanted
+        self._parts = parts
+        self._begin = begin
+        self._sources = Sources(GOOD_FOR_S)
+        self._lock = threading.Lock()
+        self._closed = False
+        self._pid = os.getpid()
+        # What was sent and has not come to an end, as far as was looked.
+        self._open: dict[Outcomes, None] = {}
+        self._link = begin(self)
+
+    @property
+    def link(self) -> Link:
+        """The container that calls are sent to."""
+        return self._link
+
+    @property
+    def run(self) -> Run:
+        """The job of that container."""
+        return self._link.run
+
+    @classmethod
+    def attached(cls, parts: Parts, begin: Begin) -> Live:
+        """Take calls for a session that somebody has opened, of which this process knows no more than its handle."""
+        return cls(parts, Wanted("", Options(), Asked(0.0)), begin)
+
+    def find(self, handle: keys.Handle) -> Future[Any] | Map[Any]:
+        """Make the future of a call that somebody has sent to the session, or the map of several."""
+        bell = Bell()
+        job = Job(handle.call, handle.name or "call", "", Options(), {}, [], handle.calls, 1, 0.0)
+        calls = Outcomes(job.id, job.calls, job.name, Progress(), bell)
+        self._link.find(Flight(job, calls, {}, set()))
+        if len(calls) == 1:
+            return calls.future(0)
+        jobs = iter([calls])
+        return Map(job.name, lambda: next(jobs, None), bell, Packing(), len(calls))
+
+    def call(
+        self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options, **more: Any
+    ) -> Future[Any]:
+        """Send one call. Returns as soon as what the caller may still change is safe.
+
+        Raises:
+            OptionError: the options cannot hold in this session.
+            NotSerializable: an argument or the function cannot be pickled.
+            SourceTooLarge: the user's files that would go along are too many.
+            ConfigError: a secret is not set.
+            SessionLost: the session is closed.
+        """
+        carrying, preparing = self._prepared(target, options, more)
+        try:
+            preparing.add(args, kwargs)
+            return self._sent(preparing.job(), carrying).future(0)
+        except errors.StorageError as error:
+            return failed_future(target.name, error)
+
+    def map(
+        self, target: Target, calls: Iterator[tuple[Any, ...]], size: int | None, options: Options, packing: Packing
+    ) -> Map[Any]:
+        """Send many calls, as few jobs; each item is the positional arguments of one. Raises as `call` does."""
+        if packing.workers != "auto":
+            raise errors.OptionError(
+                "workers= of a map is for a task of its own; a session is given it when it is made"
+            )
+        bell = Bell()
+        carryings: dict[str, Carrying] = {}
+
+        def prepare() -> Preparing:
+            carrying, preparing = self._prepared(target, options, {})
+            carryings[carrying.job_id] = carrying
+            return preparing
+
+        portions = Portions(
+            calls,
+            size,
+            packing.tasks,
+            prepare,
+            lambda job: self._sent(job, carryings.pop(job.id), bell),
+            name=f"{target.name}.map",
+        )
+        return Map(target.name, portions.begin, bell, packing, portions.size)
+
+    def close(self, *, now: bool = False) -> None:
+        """Let the container end when all its calls have come to an end, or at once; nothing more is taken."""
+        with self._lock:
+            self._closed = True
+        self._link.close(now=now)
+
+    def wait(self) -> None:
+        """Wait until every call that was sent has come to an end."""
+        while True:
+            with self._lock:
+                calls = next(iter(self._open), None)
+            if calls is None:
+                return
+            calls.wait()
+            with self._lock:
+                self._open.pop(calls, None)
+
+    def speaking(self) -> Speaking | None:
+        """Wait for the container, and tell what asks it; None where it is no more."""
+        link = self._link
+        link.wait()
+        return link.speaking
+
+    @property
+    def busy(self) -> bool:
+        """Whether any call that was sent has not come to an end."""
+        with self._lock:
+            return any(not calls.over for calls in self._open)
+
+    @property
+    def closed(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closed or (self.run.calls.over and not self.wanted.asked.reconnect)
+
+    @property
+    def meter(self) -> Meter:
+        """What the container costs so far, and how long it may last, as of now."""
+        link, progress = self._link, self.run.calls.progress
+        passed_s, state = time.monotonic() - link.state_at, link.state
+        price = progress.price
+        left_s = idle_left_s = None
+        if state and not self.run.calls.over:
+            left_s = max(0.0, self._longest_s - float(state["age_s"]) - passed_s)
+            idle_left_s = state["idle_left_s"] and max(0.0, float(state["idle_left_s"]) - passed_s)
+        yen_per_minute = None if price is None else 60 * price.yen_per_second
+        with self._lock:
+            calls = sum(len(each.left) for each in self._open)
+        return Meter(progress.yen, yen_per_minute, left_s, idle_left_s, calls)
+
+    @property
+    def _longest_s(self) -> float:
+        """How long a container may run at most."""
+        wanted = self.wanted
+        timeout_s = wanted.options.timeout_s or DEFAULT_TIMEOUT_S
+        if wanted.price is None or wanted.options.max_yen is None:
+            return timeout_s
+        return min(timeout_s, wanted.price.seconds_for(wanted.options.max_yen) or timeout_s)
+
+    def _prepared(self, target: Target, options: Options, more: Mapping[str, Any]) -> tuple[Carrying, Preparing]:
+        if self._pid != os.getpid():
+            raise errors.OptionError("a session belongs to the process that opened it; use dok.attach(session.handle)")
+        if self._closed:
+            raise errors.SessionLost(f"{target.name} was not sent: its session is closed", ran="no")
+        merged = self._checked(target, options)
+        carrying = Carrying(keys.new_id(), self._link, self._parts.bucket)
+        plan = self.wanted.plan
+        return carrying, Preparing(
+            target, plan, merged, keep=carrying, job_id=carrying.job_id, more=more, sources=self._sources
+        )
+
+    def _checked(self, target: Target, options: Options) -> Options:
+        """Tell with which options a function runs here."""
+        for name, here in (("plan", self.wanted.plan), ("image", self.wanted.options.image)):
+            own = getattr(options, name)
+            if own is not None and own != here and self.wanted.plan:
+                told = "an ordinary one" if here is None else repr(here)
+                raise errors.OptionError(
+                    f"{target.name} wants {name}={own!r}, and its session has {told}; write {target.name}.options("
+                    f"{name}=None)(…), or call it outside of the session"
+                )
+        for name in ("tags", "detach", "max_yen", "http"):
+            if getattr(options, name) and not options.linger:
+                raise errors.OptionError(
+                    f"{target.name} has {name}=, which is for a task of its own; say it of the session, and write "
+                    f"{target.name}.options({name}=None)(…)"
+                )
+        # The container has its environment already; each function's own is set when it is called.
+        env = {name: Secret(text) for name, text in options.env.items()}
+        defaults = replace(self.wanted.options, timeout_s=None, name=None, tags=(), max_yen=None, detach=None)
+        return replace(
+            options.over(replace(defaults, env={})),
+            env={},
+            secrets={**self.wanted.options.secrets, **env, **options.secrets},
+        )
+
+    def _sent(self, job: Job, carrying: Carrying, bell: Bell | None = None) -> Outcomes:
+        calls = Outcomes(job.id, job.calls, job.name, Progress(), bell)
+        with self._lock:
+            for one in [one for one in self._open if one.over]:
+                del self._open[one]
+            self._open[calls] = None
+        self._send(Flight(job, calls, carrying.held, carrying.straight))
+        return calls
+
+    def _send(self, flight: Flight) -> None:
+        with self._lock:
+            link = self._link
+        if not link.send(flight):
+            self.lost(link, [flight])
+
+    def retry(self, flight: Flight, number: int, error: BaseException) -> bool:
+        """Hear what a call has failed with. Tells whether it is tried again."""
+        lost = isinstance(error, errors.SessionLost)
+        following = None if self._closed or (lost and not self.wanted.asked.reconnect) else flight.next(number, error)
+        if following is None:
+            return False
+        again, pause_s = following
+        flight.printed(number).end()
+        _log.warning("a call of %s is tried again: %s", flight.name, described(error))
+        if pause_s:
+            threading.Thread(target=self._send_later, args=(again, pause_s), daemon=True).start()
+        else:
+            self._send(again)
+        return True
+
+    def _send_later(self, flight: Flight, pause_s: float) -> None:
+        self._parts.sleep(pause_s)
+        if flight.left:
+            self._send(flight)
+
+    def lost(self, link: Link, flights: list[Flight]) -> None:
+        """Send what a container that has ended did not run to another one, or say that there is none."""
+        with self._lock:
+            # One that was never there would be made again and again, for money.
+            again = flights and self.wanted.asked.reconnect and not self._closed and link.went_well
+            try:
+                if again and link is self._link:
+                    self._link = self._begin(self)
+            except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+                link.broken, again = error, False
+        for flight in flights:
+            if again:
+                flight.again()
+                self._send(flight)
+            else:
+                flight.fail(_not_sent(flight.name, link.why))
+
+
+def _not_sent(name: str, why: BaseException | None) -> Callable[[int], errors.SessionLost]:
+    what = "has ended" if why is None else f"is not there: {described(why)}"
+    return lambda _number: errors.SessionLost(f"{name} was not sent: its session {what}", ran="no")

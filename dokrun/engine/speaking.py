@@ -1,0 +1,90 @@
+"""A session's container is asked as often as it takes, as long as it may be there; nothing is done twice for that."""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+
+from dokrun import errors
+from dokrun.api.container import Body, Container, Unvouched
+
+_log = logging.getLogger("dokrun.engine")
+# Not the module's own numbers: whoever seeds those wants to have them all.
+_random = random.Random()  # noqa: S311 - no secret
+
+FIRST_PAUSE_S = 0.02
+LONGEST_PAUSE_S = 1.0
+# So many answers in a row that the container does not vouch for, and that look like some, are no accident.
+FORGED = 8
+_TOO_LARGE = 413
+_LOOKS_FINE = range(200, 300)
+
+
+class Gone(Exception):
+    """The container is no more, or will not be asked any more; `asked` tells whether it may have heard this."""
+
+    def __init__(self, *, asked: bool) -> None:
+        super().__init__()
+        self.asked = asked
+
+
+class TooLarge(Exception):
+    """Something on the way takes no request of this size."""
+
+
+class Speaking:
+    """Asks one container. For any thread.
+
+    Args:
+        container: speaks to it.
+        there: tells whether it may still be there.
+        sleep: waits so many seconds.
+    """
+
+    def __init__(self, container: Container, there: Callable[[], bool], sleep: Callable[[float], object]) -> None:
+        self._container = container
+        self._there = there
+        self._sleep = sleep
+
+    def hello(self) -> None:
+        """Show who asks, as soon as the container listens.
+
+        Raises:
+            Gone: it ended before.
+            Unauthorized: it does not know this client.
+            Tampered: what answers is not the container.
+        """
+        self._repeat(self._container.hello, None)
+
+    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0, tries: int | None = None) -> bytes:
+        """Ask something that may take `wait_s` seconds, `tries` times at most.
+
+        Raises:
+            Gone: it is no more.
+            Refused: it does not do that.
+            TooLarge: the body does not pass.
+            NoAnswer: `tries` are over.
+            Tampered: what answers is not the container.
+        """
+        return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
+
+    def _repeat(self, once: Callable[[], bytes | None], tries: int | None) -> bytes:
+        pause_s, forged, tried = FIRST_PAUSE_S, 0, 0
+        while self._there():
+            try:
+                return once() or b""
+            except errors.NoAnswer as error:
+                _log.debug("the session is asked again: %s", error)
+                tried += 1
+                forged = forged + 1 if isinstance(error, Unvouched) and error.status in _LOOKS_FINE else 0
+                if isinstance(error, Unvouched) and error.status == _TOO_LARGE:
+                    raise TooLarge from error
+                if forged == FORGED:
+                    message = "what answers at the session's address is not its container; nothing of it is used"
+                    raise errors.Tampered(message, ran="maybe", still_runs=True) from error
+                if tried == tries:
+                    raise
+            self._sleep(pause_s * _random.uniform(0.5, 1.0))
+            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+        raise Gone(asked=tried > 0)

@@ -1,0 +1,149 @@
+"""What a session's calls are given, under its digests: it comes piece by piece, or from the bucket, and stays a while.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import contextlib
+import os
+import threading
+from typing import Any, Callable, Dict, Iterable, List, Set
+
+from . import fetch
+from .serve import Piece
+
+# How much may lie here that no call is given any more.
+ROOM_BYTES = 8 << 30
+STREAMS = 4
+
+
+class Blob:
+    """Some bytes: how many, how many of them are here, and for which jobs. `failed` says why no more will come."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.at = 0
+        self.jobs: Set[str] = set()
+        self.fetching = False
+        self.failed = ""
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is here."""
+        return self.at == self.size and not self.fetching
+
+
+class Blobs:
+    """Keeps bytes in a folder. For any thread.
+
+    Args:
+        folder: which one.
+        room: how many bytes may lie there that no call is given any more.
+    """
+
+    def __init__(self, folder: str, room: int = ROOM_BYTES) -> None:
+        self._folder = folder
+        self._room = room
+        self._came: Callable[[], None]
+        self._lock = threading.RLock()
+        self._streams = threading.BoundedSemaphore(STREAMS)
+        # The one that was needed last is the last.
+        self._blobs: Dict[str, Blob] = {}
+
+    def listen(self, came: Callable[[], None]) -> None:
+        """Have it told whenever one is whole, or will not come."""
+        self._came = came
+
+    def need(self, job: str, wanted: Dict[str, Any]) -> List[str]:
+        """Keep some for a job: those that are here, and those that will come. Tells which have to be put.
+
+        `wanted` tells of each how large it is, and the address that it can be had from, if there is any.
+        """
+        missing = []
+        for sha256, (size, address) in wanted.items():
+            with self._lock:
+                blob = self._kept(job, sha256, int(size))
+                if blob.failed:
+                    blob.failed, blob.at = "", 0
+                if not blob.size:
+                    open(self._path(sha256), "wb").close()
+                if blob.whole or blob.fetching:
+                    continue
+                blob.fetching = bool(address)
+            if address:
+                threading.Thread(target=self._fetch, args=(sha256, blob, address), daemon=True).start()
+            else:
+                missing.append(sha256)
+        return missing
+
+    def add(self, job: str, sha256: str, data: Piece) -> None:
+        """Keep one for a job that has come with it. Raises OSError."""
+        with self._lock:
+            blob = self._kept(job, sha256, len(data))
+            if not blob.whole or not blob.size:
+                with open(self._path(sha256), "wb") as file:
+                    file.write(data)
+                blob.at = blob.size
+
+    def put(self, sha256: str, at: int, piece: Piece) -> int:
+        """Take the next piece of one. Tells how much of it is here. Raises KeyError, and OSError where it has no room.
+
+        A piece that is not the next one changes nothing.
+        """
+        with self._lock:
+            blob = self._blobs[sha256]
+            if at != blob.at or blob.fetching or at + len(piece) > blob.size:
+                return blob.at
+            with open(self._path(sha256), "r+b" if at else "wb") as file:
+                file.seek(at)
+                file.write(piece)
+            blob.at += len(piece)
+            whole = blob.whole
+        if whole:
+            self._came()
+        return blob.at
+
+    def trouble(self, needed: Iterable[str]) -> str:
+        """Tell why some will not be whole; empty where nothing says so."""
+        with self._lock:
+            return next((self._blobs[it].failed for it in needed if it in self._blobs and self._blobs[it].failed), "")
+
+    def have(self, needed: Iterable[str]) -> bool:
+        """Tell whether some are all whole."""
+        with self._lock:
+            return all(it in self._blobs and self._blobs[it].whole for it in needed)
+
+    def release(self, job: str) -> None:
+        """Keep none any longer for a job."""
+        with self._lock:
+            for blob in self._blobs.values():
+                blob.jobs.discard(job)
+            idle = [(sha256, blob) for sha256, blob in self._blobs.items() if not blob.jobs and blob.whole]
+            too_much = sum(blob.size for _, blob in idle) - self._room
+            for sha256, blob in idle:
+                if too_much <= 0:
+                    break
+                too_much -= blob.size
+                del self._blobs[sha256]
+                with contextlib.suppress(OSError):  # a function may have removed it
+                    os.unlink(self._path(sha256))
+
+    def _kept(self, job: str, sha256: str, size: int) -> Blob:
+        # Last in line to go.
+        blob = self._blobs[sha256] = self._blobs.pop(sha256, Blob(size))
+        blob.jobs.add(job)
+        return blob
+
+    def _fetch(self, sha256: str, blob: Blob, address: str) -> None:
+        failed = ""
+        with self._streams:
+            try:
+                fetch.fetch(address, self._path(sha256), sha256, blob.size)
+            except Exception as error:  # noqa: BLE001 - it is told to whoever needs it
+                failed = str(error)
+        with self._lock:
+            blob.fetching, blob.failed = False, failed
+            blob.at = 0 if failed else blob.size
+        self._came()
+
+    def _path(self, sha256: str) -> str:
+        return os.path.join(self._folder, sha256)

@@ -1,0 +1,356 @@
+"""The list of calls of a session, which stays open: jobs are added, their calls given out, cancelled, done.
+
+Calls are numbered one after another over all of the session's jobs. The first number is 1: 0 is the session itself.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import bisect
+import collections
+import itertools
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, Iterable, List, MutableSequence, Optional, Set
+
+from . import protocol
+from .blobs import Blobs
+from .envelope import Span
+from .mail import Event, Mail
+from .packs import Packs
+
+
+class Job:
+    """Some calls that have come together.
+
+    Attributes:
+        id: the client's.
+        packs: its calls.
+        blobs: what they are given, by digest.
+        mails: where it is told what becomes of them.
+        actor: whose calls they are; empty where they are nobody's.
+        spans: which of them are to be run.
+        left: how many of those have not come to their end.
+    """
+
+    def __init__(self, header: Dict[str, Any], packs: Packs, blobs: Iterable[str], mail: Mail) -> None:
+        self.id: str = header.get("ticket", header["job"])
+        self.packs = packs
+        self.blobs = frozenset(blobs)
+        self.mails = [mail]
+        self.lay_out: Callable[[], object]
+        # Those that have come to something.
+        self.told: Set[int] = set()
+        self.actor: str = header.get("actor", "")
+        base = packs.base
+        chosen = header.get("chosen")
+        self.spans = [(base, base + len(packs))] if chosen is None else [(base + n, base + n + 1) for n in chosen]
+        self.left = sum(end - first for first, end in self.spans)
+
+    @property
+    def span(self) -> Span:
+        """The numbers of its calls."""
+        return self.packs.base, self.packs.base + len(self.packs)
+
+    def event(self, told: Dict[str, Any], data: bytes = b"") -> Event:
+        """Make something that is told of its calls, whose numbers are told with it."""
+        return Event({**told, "job": self.id, "base": self.packs.base}, data)
+
+    def tell(self, told: Dict[str, Any], data: bytes = b"") -> None:
+        """Have something told of its calls."""
+        self.post(self.event(told, data))
+
+    def post(self, event: Event) -> None:
+        """Have something told to whoever wants to know of its calls."""
+        for mail in list(self.mails):
+            mail.post(event)
+
+    @property
+    def numbers_left(self) -> List[int]:
+        """Its calls that have not come to anything, counted from its first one."""
+        numbers = itertools.chain.from_iterable(itertools.starmap(range, self.spans))
+        return [number - self.packs.base for number in numbers if number not in self.told]
+
+
+class Opened:
+    """Gives out calls to lanes. For any thread.
+
+    Args:
+        lanes: how many there are.
+        blobs: what calls are given.
+    """
+
+    def __init__(self, lanes: int, blobs: Blobs) -> None:
+        self._lanes = lanes
+        self._blobs = blobs
+        self._failed: Callable[[Span, Dict[str, Any]], None]
+        self._over: Callable[[Job], None]
+        self._changed = threading.Condition()
+        # Those that have calls left, by their first number; the numbers in order.
+        self._jobs: Dict[int, Job] = {}
+        self._bases: List[int] = []
+        self._next = 1
+        self._waiting: List[Job] = []
+        self._spans: Deque[Span] = collections.deque()
+        self._own: List[Deque[Span]] = [collections.deque() for _ in range(lanes)]
+        self._actors: Dict[str, int] = {}
+        # Calls that were cancelled when a lane had them already.
+        self._unwanted: Set[int] = set()
+        self._closed = False
+        self._since = time.monotonic()
+        self.trouble = "the session is over"
+
+    def listen(self, failed: Callable[[Span, Dict[str, Any]], None], over: Callable[[Job], None]) -> None:
+        """Have it told which calls cannot be run, and why, and which job's calls have all come to their end."""
+        self._failed, self._over = failed, over
+        self._blobs.listen(self._came)
+
+    # For the lanes.
+
+    def of(self, number: int) -> Packs:
+        """Tell which payload's calls a call is among."""
+        return self.job_of(number).packs
+
+    def of_lane(self, number: int) -> "Share":
+        """Tell where a lane gets its calls."""
+        return Share(self, number)
+
+    def take(self, lane: int, most: int) -> Optional[Span]:
+        """Take some calls for a lane, as soon as there are any; None once the session is over."""
+        with self._changed:
+            while not self._closed:
+                for spans in (self._own[lane], self._spans):
+                    if spans:
+                        return self._given(spans, most)
+                self._changed.wait()
+            return None
+
+    def _given(self, spans: Deque[Span], most: int) -> Span:
+        first, end = spans.popleft()
+        cut = first + max(1, min(most, (end - first) // (2 * self._lanes)))
+        if cut < end:
+            spans.appendleft((cut, end))
+            self._changed.notify()
+        job = self.job_of(first)
+        job.post(job.event({"kind": "begun", "calls": [first, cut]})._replace(patient=True))
+        return first, cut
+
+    def give_back(self, lane: int, span: Span) -> None:
+        """Give back what has not been begun."""
+        with self._changed:
+            job = self.job_of(span[0])
+            spans = self._own[lane] if job.actor else self._spans
+            spans.appendleft(span)
+            self._take_back(job, spans, self._unwanted)
+            self._changed.notify_all()
+
+    def done(self, span: Span) -> None:
+        """Take note that some calls have come to their end."""
+        if span[0] < span[1]:
+            with self._changed:
+                self._unwanted.difference_update(range(*span))
+                self._done(self.job_of(span[0]), span[1] - span[0])
+
+    def _done(self, job: Job, count: int) -> None:
+        job.left -= count
+        self._since = time.monotonic()
+        if job.left == 0:
+            base = job.packs.base
+            del self._jobs[base]
+            if self._unwanted:
+                self._unwanted.difference_update(range(*job.span))
+            self._bases.pop(bisect.bisect_left(self._bases, base))
+            self._blobs.release(job.id)
+            self._over(job)
+            self._changed.notify_all()
+
+    # For those who bring them.
+
+    def add(
+        self,
+        header: Dict[str, Any],
+        name: str,
+        blobs: Iterable[str],
+        mail: Mail,
+        lay_out: Callable[[], object] = lambda: None,
+    ) -> Optional[Job]:
+        """Add the job of a payload, which lies in the file of a name; None where the session is over.
+
+        When all is there that it needs, `lay_out` brings it to where its calls look for it.
+        """
+        with self._changed:
+            if self._closed:
+                return None
+            packs = Packs(header["calls"], base=self._next, name=name)
+            job = Job(header, packs, blobs, mail)
+            job.lay_out = lay_out
+            self._next += len(job.packs)
+            self._jobs[job.packs.base] = job
+            self._bases.append(job.packs.base)
+            self._waiting.append(job)
+            self._since = time.monotonic()
+            self._look()
+            return job
+
+    def _came(self) -> None:
+        """Take note that something has come that calls are given, or will not come."""
+        with self._changed:
+            self._look()
+
+    def _look(self) -> None:
+        """Queue the jobs that have all that they need, and let those fail that never will."""
+        waiting, self._waiting = self._waiting, []
+        for job in waiting:
+            trouble, there = self._blobs.trouble(job.blobs), self._blobs.have(job.blobs)
+            if there:
+                try:
+                    job.lay_out()
+                except (OSError, ValueError) as error:
+                    trouble = str(error)
+            if trouble:
+                message = f"what the call is given could not be received: {trouble}"
+                for span in job.spans:
+                    self._failed(span, protocol.failure(protocol.NOT_BEGUN, "no", message))
+                self._done(job, job.left)
+            elif there:
+                spans = self._own[self._lane_of(job.actor)] if job.actor else self._spans
+                spans.extend(job.spans)
+                self._changed.notify_all()
+            else:
+                self._waiting.append(job)
+
+    def _lane_of(self, actor: str) -> int:
+        """Tell which lane an actor lives in: at first, the one that has the fewest."""
+        if actor not in self._actors:
+            taken = collections.Counter(self._actors.values())
+            self._actors[actor] = min(range(self._lanes), key=lambda lane: taken[lane])
+        return self._actors[actor]
+
+    def forget_actor(self, actor: str) -> None:
+        """Take note that an actor is no more."""
+        with self._changed:
+            self._actors.pop(actor, None)
+
+    def job_of(self, number: int) -> Job:
+        """Tell which job a call is one of that has calls left. Raises KeyError."""
+        with self._changed:
+            found = bisect.bisect_right(self._bases, number) - 1
+            if found < 0 or not number < self._jobs[self._bases[found]].span[1]:
+                raise KeyError(number)
+            return self._jobs[self._bases[found]]
+
+    def find(self, job_id: str) -> Optional[Job]:
+        """Tell a job that has calls left; None where there is no such."""
+        with self._changed:
+            return next((job for job in self._jobs.values() if job.id == job_id), None)
+
+    def cancel(self, job: Job, numbers: Iterable[int]) -> List[int]:
+        """Take back those calls of a job that no lane has been given. Tells the others."""
+        left = set(numbers)
+        with self._changed:
+            if job in self._waiting:
+                self._take_back(job, job.spans, left)
+                if not job.left:
+                    self._waiting.remove(job)
+            else:
+                for spans in (self._spans, *self._own):
+                    self._take_back(job, spans, left)
+                if job.left:
+                    self._unwanted |= left
+        return sorted(left)
+
+    def _take_back(self, job: Job, spans: MutableSequence[Span], numbers: Set[int]) -> None:
+        """Take those calls of a job that have these numbers out of a queue, and their numbers out of these."""
+        for span in list(spans):
+            gone = sorted(numbers.intersection(range(*span)))
+            if gone:
+                place = spans.index(span)
+                spans.remove(span)
+                for kept in reversed(_without(span, gone)):
+                    spans.insert(place, kept)
+                numbers.difference_update(gone)
+                for number in gone:
+                    failure = protocol.failure(protocol.CANCELLED, "no", protocol.WAS_CANCELLED)
+                    self._failed((number, number + 1), failure)
+                self._done(job, len(gone))
+
+    @property
+    def unwanted(self) -> List[int]:
+        """Calls that were cancelled, and that lanes have."""
+        with self._changed:
+            return sorted(self._unwanted)
+
+    # Its end.
+
+    def touch(self) -> None:
+        """Take note that somebody brings or takes something."""
+        with self._changed:
+            self._since = time.monotonic()
+
+    def idle_since(self) -> Optional[float]:
+        """Tell since when there has been nothing to do, by the monotonic clock; None while there is something."""
+        with self._changed:
+            return None if self._jobs else self._since
+
+    @property
+    def count(self) -> int:
+        """How many calls have not come to their end."""
+        with self._changed:
+            return sum(job.left for job in self._jobs.values())
+
+    @property
+    def came_so_far(self) -> int:
+        """How many calls have come so far."""
+        with self._changed:
+            return self._next - 1
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is given out or taken any more."""
+        with self._changed:
+            return self._closed
+
+    def close_if(self, ready: Callable[[], bool]) -> bool:
+        """Give out and take nothing more, if it may end now. Tells whether it does."""
+        with self._changed:
+            if ready():
+                self.close()
+            return self._closed
+
+    def close(self) -> None:
+        """Give out and take nothing more."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def rest(self) -> List[Span]:
+        """Tell what was not given out."""
+        with self._changed:
+            waiting = (job.spans for job in self._waiting)
+            return [*itertools.chain(self._spans, *self._own, *waiting)]
+
+
+class Share:
+    """What one lane sees of it."""
+
+    def __init__(self, opened: Opened, lane: int) -> None:
+        self._opened = opened
+        self._lane = lane
+
+    def take(self, most: int, _per_second: float) -> Optional[Span]:
+        """Take some calls, as soon as there are any; None once the session is over."""
+        return self._opened.take(self._lane, most)
+
+    def done(self, span: Span) -> None:
+        """Take note that some calls have come to their end."""
+        self._opened.done(span)
+
+    def give_back(self, span: Span) -> None:
+        """Give back what has not been begun."""
+        self._opened.give_back(self._lane, span)
+
+
+def _without(span: Span, gone: List[int]) -> List[Span]:
+    """Tell what is left of some calls that follow one another."""
+    edges = [span[0] - 1, *gone, span[1]]
+    # Python 3.9 knows no `strict`, and no `pairwise`.
+    return [(before + 1, after) for before, after in zip(edges, edges[1:]) if before + 1 < after]  # noqa: B905, RUF007

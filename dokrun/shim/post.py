@@ -1,0 +1,181 @@
+"""The reports of a session's calls: each is told to whoever has sent it, and stays until it is known to have come.
+
+What was not taken by anybody when the session ends goes into the artifact, as every job's reports do.
+
+Stdlib only, Python 3.9 syntax: this file runs in other people's images.
+"""
+
+import contextlib
+import mmap
+import os
+import threading
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+
+from . import output, protocol
+from .envelope import EnvelopeError, Span, unpack_all
+from .mail import OUTPUT, Event, Mail
+from .opened import Job
+from .reports import entry_of
+
+# A report that is larger is not told at once, but fetched.
+INLINE_BYTES = 256 << 10
+
+
+class Place(NamedTuple):
+    """Where a report lies: in which file, from where to where."""
+
+    path: str
+    start: int
+    size: int
+
+
+class Post:
+    """Takes the reports of lanes. For any thread.
+
+    Args:
+        out: the folder of the files, in the artifact.
+        job_of: tells which job a call is one of.
+    """
+
+    def __init__(self, out: str, job_of: Callable[[int], Job]) -> None:
+        self._out = out
+        self._job_of = job_of
+        self._lock = threading.Lock()
+        # Of the calls that nobody has taken the outcome of: what is told of it, to whom, and where their reports lie.
+        self._told: Dict[int, Tuple[Event, List[Mail]]] = {}
+        self._places: Dict[int, Place] = {}
+        self._files: Dict[str, Set[int]] = {}
+        # And whose they are, and where those begin.
+        self._jobs: Dict[int, Tuple[str, int]] = {}
+
+    def add(self, path: str, *, good: bool) -> None:  # noqa: ARG002 - a session saves no checkpoints
+        """Take a file of reports that is whole."""
+        try:
+            with open(path, "rb") as file:
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+                self._add(path, data)
+        except (OSError, ValueError) as error:
+            output.say(f"[dokrun] a report is lost: {error}")
+
+    def _add(self, path: str, data: memoryview) -> None:
+        start, new = 0, set()
+        try:
+            for end, header, _ in unpack_all(data):
+                number, place = int(header["call"]), Place(path, start, end - start)
+                if self._tell(number, {"kind": "report", "size": place.size}, _inline(place, data), place):
+                    new.add(number)
+                start = end
+        except EnvelopeError as error:
+            output.say(f"[dokrun] a report is lost: {error}")
+        if not new:
+            _remove(path)
+
+    def failed(self, span: Span, failure: Dict[str, Any]) -> None:
+        """Hear what became of calls that have no report."""
+        for number in range(*span):
+            self._tell(number, {"kind": "failure", "failure": failure})
+
+    def _tell(self, number: int, told: Dict[str, Any], data: bytes = b"", place: Optional[Place] = None) -> bool:
+        job = self._job_of(number)
+        event = job.event({**told, "call": number}, data)
+        with self._lock:
+            if number in job.told:
+                return False
+            job.told.add(number)
+            self._told[number] = (event, list(job.mails))
+            self._jobs[number] = (job.id, job.packs.base)
+            if place is not None:
+                self._places[number] = place
+                self._files.setdefault(place.path, set()).add(number)
+        job.post(event)
+        return True
+
+    def printed(self, call: bytes, text: bytes) -> None:
+        """Hear what a call has printed."""
+        try:
+            number = int(call)
+            job = self._job_of(number)
+        except (ValueError, KeyError):
+            return  # what a call has left behind prints when the call has long ended
+        job.tell({"kind": OUTPUT, "call": number}, text)
+
+    def reached(self, span: Span) -> None:
+        """Hear that some calls have come to their end: of one that has told nothing, the report is gone."""
+        message = "the function ended, and what it came to is gone: the report cannot be read, or was removed"
+        for number in range(*span):
+            self._tell(number, {"kind": "failure", "failure": protocol.failure(protocol.NOT_WRITTEN, "yes", message)})
+
+    def come(self, events: List[Event], mail: Mail) -> None:
+        """Forget what is known to have come to all who wanted to know it."""
+        for event in events:
+            if event.told["kind"] in ("report", "failure"):
+                self._forget(event.told["call"], mail)
+
+    def _forget(self, number: int, mail: Mail) -> None:
+        with self._lock:
+            if number not in self._told:
+                return
+            left = [one for one in self._told[number][1] if one is not mail]
+            self._told[number] = (self._told[number][0], left)
+            if left:
+                return
+            del self._told[number], self._jobs[number]
+            place = self._places.pop(number, None)
+            if place is None:
+                return
+            others = self._files[place.path]
+            others.discard(number)
+            if others:
+                return
+            del self._files[place.path]
+        _remove(place.path)
+
+    def read(self, number: int, at: int, most: int) -> bytes:
+        """Read a piece of a report that nobody has taken yet. Raises KeyError and OSError."""
+        with self._lock:
+            path, start, size = self._places[number]
+        with open(path, "rb") as file:
+            return os.pread(file.fileno(), max(0, min(most, size - at)), start + at)
+
+    def place(self, number: int) -> Place:
+        """Tell where a report lies that nobody has taken yet. Raises KeyError."""
+        with self._lock:
+            return self._places[number]
+
+    def tell_too(self, job_id: str, mail: Mail) -> List[int]:
+        """Tell somebody else too what became of a job's calls and nobody has taken. Tells which, from the first on."""
+        with self._lock:
+            mine = [(number, base) for number, (job, base) in self._jobs.items() if job == job_id]
+            events = [self._told[number][0] for number, _ in mine if mail not in self._told[number][1]]
+            for number, _ in mine:
+                self._told[number][1].append(mail)
+        for event in events:
+            mail.post(event)
+        return [number - base for number, base in mine]
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether every outcome has come to whoever wanted to know it."""
+        with self._lock:
+            return not self._told
+
+    def manifest(self) -> Dict[str, Any]:
+        """Tell what the manifest says of the outcomes that nobody has taken: where, why not, and whose they are."""
+        with self._lock:
+            entries = [entry for path in self._files for entry in entry_of(path)]
+            failures = [
+                {"calls": [number, number + 1], "failure": event.told["failure"]}
+                for number, (event, _) in self._told.items()
+                if event.told["kind"] == "failure"
+            ]
+            return {"reports": entries, "calls": failures, "jobs": dict(self._jobs.values())}
+
+
+def _inline(place: Place, data: memoryview) -> bytes:
+    """Tell the report that lies in a place, unless it is too large to be told at once."""
+    return bytes(data[place.start : place.start + place.size]) if place.size <= INLINE_BYTES else b""
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(OSError):  # a function may have removed it
+        os.unlink(path)

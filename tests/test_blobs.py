@@ -1,0 +1,156 @@
+"""What a session's calls are given: it comes piece by piece, is whole or is not, and makes room for others."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_shim import Site
+from waiting import wait_for
+
+from dokrun.shim.blobs import Blobs
+
+DATA = bytes(range(256)) * 8
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+class World:
+    """Blobs in a folder, and how often something came."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.blobs = Blobs(str(folder))
+        self.came = 0
+        self.blobs.listen(self._come)
+
+    def _come(self) -> None:
+        self.came += 1
+
+    def need(self, size: int = len(DATA), address: str | None = None, job: str = "job") -> list[str]:
+        return self.blobs.need(job, {DIGEST: [size, address]})
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def test_pieces_count_in_their_order_only_and_each_once(world: World) -> None:
+    assert world.need() == [DIGEST]
+    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == 0, "it comes too early"
+    assert world.blobs.put(DIGEST, 0, DATA[:1000]) == 1000
+    assert world.blobs.put(DIGEST, 0, DATA[:1000]) == 1000, "it was sent again"
+    assert world.blobs.put(DIGEST, 500, DATA[500:1500]) == 1000, "it overlaps"
+    assert world.blobs.put(DIGEST, 1000, DATA[1000:] + b"more") == 1000, "it is more than there shall be"
+    assert (world.need(), world.blobs.have([DIGEST]), world.came) == ([DIGEST], False, 0)
+    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
+    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
+    assert (world.need(), world.blobs.have([DIGEST]), world.came) == ([], True, 1)
+    assert (world.folder / DIGEST).read_bytes() == DATA
+
+
+def test_what_nobody_needs_is_not_taken(world: World) -> None:
+    with pytest.raises(KeyError):
+        world.blobs.put(DIGEST, 0, DATA)
+    assert list(world.folder.iterdir()) == []
+
+
+def test_nothing_is_there_at_once(world: World) -> None:
+    empty = hashlib.sha256(b"").hexdigest()
+    assert world.blobs.need("job", {empty: [0, None]}) == []
+    assert world.blobs.have([empty])
+    assert (world.folder / empty).read_bytes() == b""
+
+
+def test_what_came_with_a_job_is_needed_no_more(world: World) -> None:
+    world.blobs.add("job", DIGEST, DATA)
+    assert world.need(job="other") == []
+    assert world.blobs.have([DIGEST])
+
+
+def test_what_has_an_address_is_fetched_and_put_by_nobody(world: World, site: Site) -> None:
+    site.files["/data"] = DATA
+    assert world.need(address=f"{site.url}/data") == []
+    assert world.blobs.put(DIGEST, 0, b"other") in (0, len(DATA))
+    wait_for(lambda: world.came)
+    assert world.blobs.have([DIGEST])
+    assert (world.folder / DIGEST).read_bytes() == DATA
+
+
+def test_what_is_fetched_and_is_not_what_it_should_be_is_told_and_may_be_had_another_way(
+    world: World, site: Site
+) -> None:
+    site.files["/data"] = DATA[::-1]
+    assert world.need(address=f"{site.url}/data?signature=canary") == []
+    wait_for(lambda: world.came)
+    assert not world.blobs.have([DIGEST])
+    assert "do not match the digest" in world.blobs.trouble([DIGEST])
+    assert "canary" not in world.blobs.trouble([DIGEST])
+    assert not (world.folder / DIGEST).exists()
+    assert world.need() == [DIGEST]
+    assert world.blobs.trouble([DIGEST]) == ""
+    assert world.blobs.put(DIGEST, 0, DATA) == len(DATA)
+    assert (world.folder / DIGEST).read_bytes() == DATA
+
+
+@pytest.fixture
+def small(world: World) -> Iterator[World]:
+    """Where the disk takes files of a thousand bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield world
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_a_full_disk_does_not_take_is_not_there_and_may_be_sent_again(small: World) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert small.need() == [DIGEST]
+    assert small.blobs.put(DIGEST, 0, DATA[:900]) == 900
+    with pytest.raises(OSError, match="large"):
+        small.blobs.put(DIGEST, 900, DATA[900:])
+    with pytest.raises(OSError, match="large"):
+        small.blobs.add("other", DIGEST, DATA)
+    assert not small.blobs.have([DIGEST])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
+    assert small.blobs.put(DIGEST, 900, DATA[900:]) == len(DATA)
+    assert (small.folder / DIGEST).read_bytes() == DATA
+
+
+def files(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_what_no_job_needs_any_more_makes_room_the_oldest_first(tmp_path: Path) -> None:
+    kept = Blobs(str(tmp_path), room=2)
+    kept.listen(lambda: None)
+    names = [hashlib.sha256(bytes([number])).hexdigest() for number in range(5)]
+
+    def bring(job: str, number: int) -> None:
+        kept.need(job, {names[number]: [1, None]})
+        kept.put(names[number], 0, bytes([number]))
+
+    bring("kept", 0)
+    for number in (1, 2, 3):
+        bring(f"job {number}", number)
+        kept.release(f"job {number}")
+    assert files(tmp_path) == {names[0], *names[2:4]}
+    # What is needed again is the last to go.
+    kept.need("again", {names[2]: [1, None]})
+    kept.release("again")
+    # So is what has come with a job.
+    kept.add("job 4", names[4], b"4")
+    kept.release("job 4")
+    assert files(tmp_path) == {names[0], names[2], names[4]}
+    kept.release("kept")
+    assert files(tmp_path) == {names[2], names[4]}
+    assert kept.need("other", {names[1]: [1, None]}) == [names[1]], "it is asked for again"

@@ -1,0 +1,204 @@
+"""The open list of a session's calls: each is given out once, unless it was cancelled before, to one lane."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_shim import Site
+from waiting import wait_for
+
+from dokrun.shim.blobs import Blobs
+from dokrun.shim.envelope import Span
+from dokrun.shim.mail import Mail
+from dokrun.shim.opened import Job, Opened
+
+LANES = 2
+GIVEN = b"given"
+DIGEST = hashlib.sha256(GIVEN).hexdigest()
+
+
+class World:
+    """An open list, and all that is heard of it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.blobs = Blobs(str(folder))
+        self.opened = Opened(LANES, self.blobs)
+        self.failed: list[tuple[Span, str]] = []
+        self.over: list[str] = []
+        self.opened.listen(
+            lambda span, failure: self.failed.append((span, failure["reason"])), lambda job: self.over.append(job.id)
+        )
+
+    def add(self, name: str, count: int, *blobs: str, **more: Any) -> Job:
+        header = {"job": name, "calls": [{"count": count, "timeout_s": 1}], **more}
+        job = self.opened.add(header, name, blobs, Mail())
+        assert job is not None
+        return job
+
+    def all_of(self, lane: int, most: int = 100) -> list[int]:
+        """Let a lane take all that waits, and bring each call to its end."""
+        taken: list[int] = []
+        while self.opened.rest():
+            span = self.opened.take(lane, most)
+            assert span is not None
+            taken += range(*span)
+            self.opened.done(span)
+        return taken
+
+    @property
+    def cancelled(self) -> list[int]:
+        assert {reason for _, reason in self.failed} <= {"cancelled"}
+        return sorted(number for span, _ in self.failed for number in range(*span))
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.close()
+
+
+def test_calls_are_numbered_on_over_all_jobs_and_given_out_once_each(world: World) -> None:
+    first, second = world.add("a", 5), world.add("b", 3)
+    assert (first.span, second.span) == ((1, 6), (6, 9))
+    assert world.all_of(0) == list(range(1, 9))
+    assert world.over == ["a", "b"]
+    assert (world.opened.count, world.opened.came_so_far) == (0, 8)
+
+
+def test_what_is_given_back_is_given_out_again_first(world: World) -> None:
+    world.add("a", 10)
+    taken = world.opened.take(0, 4)
+    assert taken == (1, 3), "half of what each lane would have"
+    world.opened.give_back(0, (2, 3))
+    world.opened.done((1, 2))
+    assert world.all_of(1) == list(range(2, 11))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "left"),
+    [
+        ([1], [2, 3, 4, 5, 6]),
+        ([6], [1, 2, 3, 4, 5]),
+        ([3, 4], [1, 2, 5, 6]),
+        ([2, 5], [1, 3, 4, 6]),
+        ([1, 2, 3, 4, 5, 6], []),
+    ],
+)
+def test_calls_that_wait_are_cancelled_one_by_one_and_never_given_out(
+    world: World, numbers: list[int], left: list[int]
+) -> None:
+    job = world.add("a", 6)
+    assert world.opened.cancel(job, numbers) == []
+    assert world.cancelled == numbers
+    assert world.all_of(0) == left
+    assert world.over == ["a"]
+
+
+@pytest.mark.parametrize("steps", [[[1, 2, 3]], [[2]], [[2], [1, 3]], [[3], [2], [1]]])
+def test_calls_that_wait_for_what_they_are_given_are_cancelled_too(world: World, steps: list[list[int]]) -> None:
+    world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
+    job = world.add("a", 3, DIGEST)
+    gone = sorted(number for step in steps for number in step)
+    for step in steps:
+        assert world.opened.cancel(job, step) == []
+    assert world.cancelled == gone
+    world.blobs.put(DIGEST, 0, GIVEN)
+    assert world.all_of(0) == [number for number in (1, 2, 3) if number not in gone]
+    assert world.over == ["a"]
+
+
+def test_what_does_not_come_fails_those_alone_that_still_wait_for_it(world: World, site: Site) -> None:
+    world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
+    first, _ = world.add("a", 1, DIGEST), world.add("b", 2, DIGEST)
+    assert world.opened.cancel(first, [1]) == []
+    site.files["/given"] = GIVEN[::-1]
+    world.blobs.need("b", {DIGEST: [len(GIVEN), f"{site.url}/given"]})
+    wait_for(lambda: world.over == ["a", "b"])
+    assert world.failed == [((1, 2), "cancelled"), ((2, 4), "not-begun")]
+
+
+def test_calls_that_a_lane_has_are_told_and_do_not_run_when_it_gives_them_back(world: World) -> None:
+    job = world.add("a", 8)
+    assert world.opened.take(0, 100) == (1, 3)
+    assert world.opened.take(0, 100) == (3, 4)
+    assert world.opened.cancel(job, range(1, 9)) == [1, 2, 3]
+    assert world.opened.unwanted == [1, 2, 3]
+    # The worker was ended at its first call.
+    world.opened.done((1, 2))
+    world.opened.give_back(0, (2, 3))
+    assert world.cancelled == [2, 4, 5, 6, 7, 8]
+    assert world.opened.unwanted == [3]
+    world.opened.done((3, 4))
+    assert (world.over, world.opened.unwanted, world.opened.rest()) == (["a"], [], [])
+
+
+def test_a_job_that_is_over_leaves_no_call_unwanted(world: World) -> None:
+    job = world.add("a", 2)
+    world.opened.done(world.opened.take(0, 1) or (0, 0))
+    assert world.opened.take(0, 1) == (2, 3)
+    assert world.opened.cancel(job, [1, 2]) == [1, 2]
+    world.opened.done((2, 3))
+    assert world.opened.unwanted == []
+
+
+def test_calls_wait_until_all_is_there_that_they_are_given_and_others_do_not(world: World) -> None:
+    world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
+    world.add("a", 1, DIGEST)
+    world.add("b", 1)
+    assert world.opened.take(0, 1) == (2, 3)
+    world.opened.done((2, 3))
+    assert world.opened.idle_since() is None
+    world.blobs.put(DIGEST, 0, GIVEN)
+    assert world.opened.take(0, 1) == (1, 2)
+    world.opened.done((1, 2))
+    assert world.opened.idle_since() is not None
+
+
+def test_an_actor_stays_in_its_lane_and_each_new_one_goes_where_there_are_the_fewest(world: World) -> None:
+    for actor in ("one", "two", "three"):
+        world.add(f"made {actor}", 1, actor=actor)
+    # Each lane is given the calls of its own actors, and those that are nobody's.
+    assert [world.opened.take(0, 1), world.opened.take(0, 1)] == [(1, 2), (3, 4)]
+    assert world.opened.take(1, 1) == (2, 3)
+    world.add("nobody's", 1)
+    world.add("one's", 1, actor="one")
+    assert world.opened.take(1, 1) == (4, 5)
+    assert world.opened.take(0, 1) == (5, 6)
+    world.opened.give_back(0, (5, 6))
+    world.add("nobody's", 1)
+    assert world.opened.take(1, 1) == (6, 7)
+    assert world.opened.take(0, 1) == (5, 6)
+
+
+def test_of_a_job_that_is_tried_again_only_the_chosen_calls_are_run(world: World) -> None:
+    job = world.add("a", 5, chosen=[3], ticket="a.3.2")
+    assert (job.id, job.span, job.left) == ("a.3.2", (1, 6), 1)
+    assert world.all_of(0) == [4]
+    assert world.over == ["a.3.2"]
+
+
+def test_nothing_is_given_out_or_taken_when_it_is_over(world: World) -> None:
+    job = world.add("a", 2)
+    assert not world.opened.close_if(lambda: False)
+    assert world.opened.close_if(lambda: True)
+    assert world.opened.take(0, 1) is None
+    assert world.opened.add({"job": "b", "calls": []}, "b", (), job.mails[0]) is None
+    assert world.opened.rest() == [(1, 3)]
+    assert world.opened.find("a") is job
+
+
+def test_a_call_that_nobody_has_is_of_no_job(world: World) -> None:
+    world.add("a", 2)
+    for number in (0, 3):
+        with pytest.raises(KeyError):
+            world.opened.job_of(number)

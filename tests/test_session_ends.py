@@ -1,0 +1,123 @@
+"""How sessions end: no container is made in vain, no call runs twice, and what was sent is waited for."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import account as accounts
+import numpy as np
+import pytest
+from account import Account, account
+from places import failure, wait_for
+
+import dokrun as dok
+from dokrun.emulator import Behaviour
+from dokrun.emulator.objects import ObjectStore
+
+__all__ = ["account"]
+
+PLAN = "v100-32gb"
+PATIENCE_S = 60
+
+
+@dok.remote(timeout=60)
+def count(starts: Path, gate: Path | None = None) -> int:
+    with starts.open("a") as file:
+        file.write("1\n")
+    while gate is not None and not gate.exists():
+        print("here", flush=True)
+        time.sleep(0.01)
+    return 42
+
+
+@dok.remote(timeout=60)
+def size(array: Any) -> int:
+    return len(array)
+
+
+@dok.remote(timeout=60)
+def told(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+def started(starts: Path) -> int:
+    return len(starts.read_text().split()) if starts.exists() else 0
+
+
+def tasks(account: Account) -> list[str]:
+    return [task.status for task in account.client.tasks.iterate()]
+
+
+def test_a_container_that_cannot_start_is_not_made_again_and_again(store: ObjectStore, tmp_path: Path) -> None:
+    behaviour = Behaviour(python=accounts.old_python(tmp_path))
+    with accounts.opened(store.url, store.bucket, tmp_path, behaviour=behaviour) as account:
+        error = failure(dok.session(plan=PLAN, reconnect=True).submit(count, tmp_path / "starts"))
+        assert isinstance(error, dok.SessionLost)
+        assert error.ran == "no"
+        assert "VersionMismatch" in str(error)
+        assert len(tasks(account)) == 1
+
+
+def test_the_end_of_a_process_makes_no_other_container(account: Account, tmp_path: Path) -> None:
+    here = account.here()
+    session = dok.session(plan=PLAN, reconnect=True)
+    running = session.submit(count, tmp_path / "starts", tmp_path / "never")
+    wait_for(lambda: started(tmp_path / "starts"))
+    here.close()
+    assert running.cancelled()
+    assert tasks(account) == ["canceled"]
+
+
+def test_whoever_attaches_gets_an_outcome_too_and_the_call_runs_once(account: Account, tmp_path: Path) -> None:
+    account.here()
+    session = dok.session(plan=PLAN, reconnect=True)
+    future = session.submit(count, tmp_path / "starts", tmp_path / "gate")
+    wait_for(lambda: started(tmp_path / "starts"))
+    other = dok.attach(future.handle)
+    assert next(other.logs()).startswith("here"), "it is told what the call does, from then on"
+    (tmp_path / "gate").touch()
+    assert future.result(PATIENCE_S) == other.result(PATIENCE_S) == 42
+    session.close()
+    assert session._future.result(PATIENCE_S) is None
+    assert started(tmp_path / "starts") == 1
+    assert len(tasks(account)) == 1
+
+
+def test_a_session_that_is_closed_before_it_is_there_does_what_was_sent(account: Account, tmp_path: Path) -> None:
+    account.here()
+    session = dok.session(plan=PLAN)
+    future = session.submit(count, tmp_path / "starts")
+    session.close()
+    assert future.result(PATIENCE_S) == 42
+    assert session._future.result(PATIENCE_S) is None
+
+
+def test_many_middling_arguments_at_once_get_there(account: Account) -> None:
+    account.here()
+    with dok.session(plan=PLAN) as session:
+        futures = [session.submit(size, np.full(100_000, number, dtype=np.float64)) for number in range(20)]
+        assert [future.result(PATIENCE_S) for future in futures] == [100_000] * 20
+
+
+def test_secrets_are_the_sessions_for_all_and_a_functions_for_its_own_calls(account: Account) -> None:
+    account.here()
+    with dok.session(plan=PLAN, secrets={"SHARED": "of the session"}):
+        own = told.options(env={"OWN": "of the function"})
+        assert own("OWN").result(PATIENCE_S) == "of the function"
+        assert told("OWN").result(PATIENCE_S) is None
+        assert told("SHARED").result(PATIENCE_S) == own("SHARED").result(PATIENCE_S) == "of the session"
+
+
+def test_options_that_cannot_hold_in_a_session_are_refused(account: Account) -> None:
+    account.here()
+    with dok.session(plan=PLAN):
+        for wrong in (count.options(plan="h100-80gb"), count.options(image="another"), count.options(max_yen=5)):
+            with pytest.raises(dok.OptionError, match=r"count has|count wants"):
+                wrong(Path("nowhere"))
+        with pytest.raises(dok.OptionError, match="workers="):
+            told.map(["A"], workers=2)
+    with pytest.raises(dok.OptionError, match="linger= and max_yen="):
+        count.options(plan="h100-80gb", linger=True, max_yen=100)(Path("nowhere"))
