@@ -23,7 +23,7 @@ import botocore.loaders
 import botocore.session
 
 from dokrun import redact
-from dokrun.config import BucketSettings
+from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import ConfigError, StorageError
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class Bucket:
                 s3={"addressing_style": "auto" if settings.endpoint_url is None else "path"},
                 retries={"mode": "standard", "total_max_attempts": 5},
                 # No proxy leads to this machine's own loopback.
-                proxies={"http": "", "https": ""} if host in ("127.0.0.1", "localhost", "::1") else None,
+                proxies={"http": "", "https": ""} if host in LOOPBACK else None,
                 connect_timeout=20,
                 read_timeout=patience_s,
                 # Other stores reject the newer defaults.

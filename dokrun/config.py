@@ -42,6 +42,8 @@ from dokrun.secret import Secret
 # https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html; the only zone that offers the service is Ishikari 1.
 DEFAULT_API_URL = "https://secure.sakura.ad.jp/cloud/zone/is1a/api/managed-container/1.0"
 LOCAL = "local"
+# What this machine calls itself.
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 NO_CREDENTIALS = (
     "Authentication credentials not provided: set DOKRUN_ACCESS_TOKEN and DOKRUN_ACCESS_TOKEN_SECRET to an API key of "
@@ -103,7 +105,7 @@ class Settings:
     @property
     def listens_on(self) -> str:
         """The address on which a container takes requests: this machine's own, where its tasks run here."""
-        here = (urllib.parse.urlsplit(self.api_url).hostname or "") in ("127.0.0.1", "localhost", "::1")
+        here = urllib.parse.urlsplit(self.api_url).hostname in LOOPBACK
         return "127.0.0.1" if here else "0.0.0.0"  # noqa: S104 - within a container of DOK's, which is behind its proxy
 
     @property

@@ -15,6 +15,7 @@ import httpx
 
 from dokrun import errors, redact
 from dokrun.api.pool import Answer, Broken, NotConnected, Pool
+from dokrun.config import LOOPBACK
 from dokrun.secret import Secret
 from dokrun.shim import seal
 
@@ -127,7 +128,7 @@ def _safe(url: str) -> str:
         read = httpx.URL(url)
     except httpx.InvalidURL:
         raise errors.InvalidAnswer("the task's address is not a URL") from None
-    if read.scheme != "https" and read.host not in ("127.0.0.1", "localhost", "::1"):
+    if read.scheme != "https" and read.host not in LOOPBACK:
         raise errors.InvalidAnswer(f"the task's address is not https, so no token is shown there: {redact.url(read)}")
     return url.rstrip("/")
 

@@ -21,11 +21,12 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from dokrun.api.transport import goes_straight
+
 # How long a connection may take to be made.
 CONNECT_S = 10.0
 LARGEST_BODY_BYTES = 64 << 20
 _CHUNK = 1 << 20
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 class NotConnected(Exception):
@@ -154,8 +155,7 @@ class Pool:
         return connection, False
 
     def _made(self) -> http.client.HTTPConnection:
-        straight = self._host in _LOCAL or urllib.request.proxy_bypass(self._host)
-        proxy = None if straight else urllib.request.getproxies().get(self._url.scheme)
+        proxy = None if goes_straight(self._host) else urllib.request.getproxies().get(self._url.scheme)
         if proxy is None:
             return self._to(self._host, self._port)
         found = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")

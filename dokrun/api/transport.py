@@ -16,6 +16,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from dokrun.config import LOOPBACK
+
 _log = logging.getLogger("dokrun.api")
 # Not the module's own numbers: whoever seeds those wants to have them all.
 _random = random.Random()  # noqa: S311 - no secret
@@ -86,6 +88,11 @@ class RetryTransport(httpx.BaseTransport):
         self._inner.close()
 
 
+def goes_straight(host: str) -> bool:
+    """Tell whether no proxy is asked for a host: none leads to this machine's own loopback."""
+    return host in LOOPBACK or bool(urllib.request.proxy_bypass(host))
+
+
 class NetworkTransport(httpx.BaseTransport):
     """The network, through the proxy that the environment names for a host, or straight where it names none."""
 
@@ -100,9 +107,7 @@ class NetworkTransport(httpx.BaseTransport):
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
         host = request.url.host
-        # No proxy leads to this machine's own loopback.
-        straight = host in ("127.0.0.1", "localhost", "::1") or urllib.request.proxy_bypass(host)
-        way = self._straight if straight else self._proxied.get(request.url.scheme, self._straight)
+        way = self._straight if goes_straight(host) else self._proxied.get(request.url.scheme, self._straight)
         return way.handle_request(request)
 
     def close(self) -> None:

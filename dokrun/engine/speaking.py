@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections.abc import Callable
 
 from dokrun import errors
 from dokrun.api.container import Body, Container, Unvouched
+from dokrun.api.transport import Backoff
 
 _log = logging.getLogger("dokrun.engine")
-# Not the module's own numbers: whoever seeds those wants to have them all.
-_random = random.Random()  # noqa: S311 - no secret
-
-FIRST_PAUSE_S = 0.02
-LONGEST_PAUSE_S = 1.0
+_BACKOFF = Backoff(first_s=0.02, longest_s=1.0)
+# From then on all pauses are as long.
+_DOUBLED = 10
 # So many answers in a row that the container does not vouch for, and that look like some, are no accident.
 FORGED = 8
 _TOO_LARGE = 413
@@ -70,7 +68,7 @@ class Speaking:
         return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
 
     def _repeat(self, once: Callable[[], bytes | None], tries: int | None) -> bytes:
-        pause_s, forged, tried = FIRST_PAUSE_S, 0, 0
+        forged = tried = 0
         while self._there():
             try:
                 return once() or b""
@@ -85,6 +83,5 @@ class Speaking:
                     raise errors.Tampered(message, ran="maybe", still_runs=True) from error
                 if tried == tries:
                     raise
-            self._sleep(pause_s * _random.uniform(0.5, 1.0))
-            pause_s = min(LONGEST_PAUSE_S, 2 * pause_s)
+            self._sleep(_BACKOFF.pause_s(min(tried, _DOUBLED)))
         raise Gone(asked=tried > 0)
