@@ -107,6 +107,28 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt
         **job.options.env,
         protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
         protocol.PAYLOAD_SIZE: str(len(payload)),
+        **_environment(job, attempt),
+    }
+    container = ContainerRequest(
+        image=image.reference,
+        registry=image.registry_id,
+        command=shim.command(folded, addresses, calls=_chosen(job, attempt)),
+        entrypoint=list(shim.ENTRYPOINT),
+        plan=job.plan,
+        environment=environment,
+        http=None if job.options.http is None else HttpPort(job.options.http.port, job.options.http.path),
+    )
+    return CreateTaskRequest(
+        name=keys.task_name(job.name, job.id),
+        containers=[container],
+        tags=[keys.OURS, keys.job_tag(job.id), watch_tag, *job.options.tags],
+        execution_time_limit_sec=_time_limit_s(job),
+    )
+
+
+def _environment(job: Job, attempt: Attempt) -> dict[str, str]:
+    """Tell what the supervisor is told of a job and of one of its attempts."""
+    environment = {
         protocol.JOB_ID: job.id,
         protocol.ATTEMPT: str(attempt.number),
     }
@@ -125,21 +147,7 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt
     paid_s = job.paid_s(attempt.spent)
     if paid_s is not None:
         environment[protocol.LIMIT_S] = str(paid_s)
-    container = ContainerRequest(
-        image=image.reference,
-        registry=image.registry_id,
-        command=shim.command(folded, addresses, calls=_chosen(job, attempt)),
-        entrypoint=list(shim.ENTRYPOINT),
-        plan=job.plan,
-        environment=environment,
-        http=None if job.options.http is None else HttpPort(job.options.http.port, job.options.http.path),
-    )
-    return CreateTaskRequest(
-        name=keys.task_name(job.name, job.id),
-        containers=[container],
-        tags=[keys.OURS, keys.job_tag(job.id), watch_tag, *job.options.tags],
-        execution_time_limit_sec=_time_limit_s(job),
-    )
+    return environment
 
 
 def _time_limit_s(job: Job) -> int:
