@@ -68,7 +68,7 @@ class Actor(Generic[T]):
 
     @property
     def made(self) -> Future[None]:
-        """The outcome of making the object: waits for it, and raises what its class raised."""
+        """The future of making the object: its `result()` waits for that, and raises what the class raised."""
         return self._made
 
     def end(self) -> None:

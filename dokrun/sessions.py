@@ -67,7 +67,7 @@ class Session:
     def close(self, *, cancel: bool = False) -> None:
         """End the session when all its calls have come to an end, or at once, with what still runs.
 
-        Returns at once. Nothing more can be sent to it, unless the session is made anew.
+        Returns at once. Nothing more can be sent to it.
         """
         self._live.close(now=cancel)
 

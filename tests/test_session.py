@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import waiting
 from account import Account, account
 
 import dokrun as dok
@@ -281,8 +282,7 @@ def test_what_a_call_came_to_is_in_the_artifact_when_nobody_has_taken_it(account
     handle, task = future.handle, str(session.task_id)
     here.close()
     (tmp_path / "gate").touch()
-    while not account.client.tasks.get(task).ended:
-        time.sleep(0.05)
+    waiting.wait_for(lambda: account.client.tasks.get(task).ended)
     account.here(state="other")
     assert dok.attach(handle).result(PATIENCE_S) == "hello"
 

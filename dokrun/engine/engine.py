@@ -134,7 +134,9 @@ class Engine:
         """
         plan, merged = self._checked(target, options)
         if merged.linger and self._plans.minimum_s(plan) > 1:
-            return self._lingering(plan, target.name, merged).call(target, args, kwargs, options)
+            # What is said of the task is the container's by now.
+            own = replace(options, tags=(), detach=None)
+            return self._lingering(plan, target.name, merged).call(target, args, kwargs, own)
         price = self._plans.price_for(plan, target.name, merged.max_yen)
         try:
             keeping = Keeping(self._bucket)
@@ -293,11 +295,11 @@ class Engine:
         if self._bucket is None:
             check_fits(job)
         link, batch = Link(self._parts, token, owner), self._parts.watcher.batch()
-        self._links.add(link)
         record = Record(job.id, job.name, job.plan, 0, "", batch.tag)
         run = self._new_run(record, _itself(record), batch, job, link.also)
         run.begin(job)
         link.begin(run)
+        self._links.add(link)
         return link
 
     def quote(self, target: Target, options: Options, counts: Sequence[int], workers: int | None = None) -> Quote:
@@ -357,9 +359,9 @@ class Engine:
 
     def _attach_session(self, entry: Entry, owner: Owner) -> Link:
         link = Link(self._parts, token_of(self.settings, entry.record.id), owner)
-        self._links.add(link)
         run = self._new_run(entry.record, _itself(entry.record), Batch.of_job(entry.record.id), None, link.also)
         link.begin(run)
+        self._links.add(link)
         run.attach(entry.task_id, entry.attempt)
         return link
 
@@ -427,7 +429,7 @@ class Engine:
         self._let_end()
         self._closing.set()
         for link in list(self._links):
-            link.drop()
+            link.drop(goes_on=self._goes_on(link.run))
         with self._changed:
             # The last in line first, so that none of them gets to run.
             runs = list(reversed(self._unfinished))

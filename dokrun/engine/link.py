@@ -40,7 +40,8 @@ TRIES = 12
 # How many large results are brought at the same time.
 BRINGING = 4
 SMALLEST_PIECE = 64 << 10
-
+# How long until it is asked again for what goes through the bucket.
+COMING_S = 0.2
 
 # Something else than to send a job, in its turn.
 Chore = Callable[[Speaking], object]
@@ -177,10 +178,14 @@ class Link:
         self._run.calls.cancel()
         self._parts.cancels.submit(self._run.cancel)
 
-    def drop(self) -> None:
-        """Ask nothing more: this process is ending."""
+    def drop(self, *, goes_on: bool) -> None:
+        """Ask nothing more: this process is ending. Unless the container goes on, its calls are cancelled."""
         self._dropped = True
         self._run.calls.progress.update()
+        with self._lock:
+            flights = list(self._flights.values())
+        for flight in flights if not goes_on else ():
+            flight.calls.cancel()
 
     # Its life.
 
@@ -252,7 +257,7 @@ class Link:
                 self._supply(speaking, flight)
                 payload = flight.payload
                 if len(payload) > min(TOGETHER_BYTES, self._piece):
-                    self._send_large(speaking, where, flight, payload)
+                    self._send_alone(speaking, where, flight, payload)
                     continue
                 if sum(len(data) for _, data in together) + len(payload) > min(TOGETHER_BYTES, self._piece):
                     self._send_together(speaking, where, together)
@@ -271,21 +276,29 @@ class Link:
                 self._post(speaking, where, [flight for flight, _ in together], "", body)
             except TooLarge:
                 for flight, payload in together:
-                    self._send_large(speaking, where, flight, payload)
+                    self._send_alone(speaking, where, flight, payload)
 
-    def _send_large(self, speaking: Speaking, where: Where, flight: Flight, payload: bytes) -> None:
+    def _send_alone(self, speaking: Speaking, where: Where, flight: Flight, payload: bytes) -> None:
+        """Send a job in pieces, which is too large for one request."""
         sha256 = hashlib.sha256(payload).hexdigest()
-        self.need(speaking, flight.ticket, {sha256: (len(payload), None)})
-        self.put(speaking, flight.ticket, sha256, memoryview(payload))
-        self._post(speaking, where, [flight], f"/{sha256}", b"")
+        try:
+            self.need(speaking, flight.ticket, {sha256: (len(payload), None)})
+            self.put(speaking, flight.ticket, sha256, memoryview(payload))
+            self._post(speaking, where, [flight], f"/{sha256}", b"")
+        except Gone:
+            pass  # what becomes of it shows when the container has ended
+        except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+            self._not_sent(flight, error)
 
     def _post(self, speaking: Speaking, where: Where, flights: Sequence[Flight], what: str, body: bytes) -> None:
         self._orders += 1
         for flight in flights:
             flight.sent = True
         try:
-            answers = json.loads(speaking.ask(f"/calls/{self._orders}{what}", body))["taken"]
-            for flight, answer in zip(flights, answers, strict=True):
+            asked = f"/calls/{self._orders}{what}"
+            while not (told := json.loads(speaking.ask(asked, body))):
+                self._parts.sleep(COMING_S)
+            for flight, answer in zip(flights, told["taken"], strict=True):
                 self._answered(flight, where, answer)
         except Gone as gone:
             # What became of them shows when the container has ended.
@@ -322,7 +335,7 @@ class Link:
         ran: errors.Ran = "maybe" if flight.sent else "no"
 
         def failed(_number: int) -> errors.CallFailed:
-            made = errors.SubmitFailed(f"{flight.name} could not be sent to its session: {error}", ran=ran)
+            made = errors.SubmitFailed(f"{flight.name} could not be sent to its session: {described(error)}", ran=ran)
             made.__cause__ = error
             return made
 
@@ -334,6 +347,8 @@ class Link:
         needs = flight.needs(self._parts.bucket)
         if needs:
             for sha256 in self.need(speaking, flight.ticket, needs):
+                if sha256 not in flight.held:
+                    raise LookupError("what it is given lay in a container that is gone; call the function again")
                 self.put(speaking, flight.ticket, sha256, flight.held[sha256])
 
     def need(self, speaking: Speaking, job_id: str, wanted: dict[str, tuple[int, str | None]]) -> list[str]:
@@ -465,7 +480,7 @@ class Link:
             return
         address = {"address": bucket.address_to_put(key)}
         while not (told := json.loads(speaking.ask(f"/send/{number}", address))):
-            self._parts.sleep(0.2)
+            self._parts.sleep(COMING_S)
         if "failed" in told:
             raise errors.StorageError(f"the container could not send it to the bucket: {told['failed']}")
         with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
@@ -528,9 +543,6 @@ class Link:
             self._ended = True
             flights, self._flights = list(self._flights.values()), {}
         if self._dropped:
-            # This process ends: what was not detached ends with it, and the rest goes on.
-            for flight in flights if not self._run.detached else ():
-                flight.calls.cancel()
             return
         left = [flight for flight in flights if flight.left]
         sent = [flight for flight in left if flight.sent]

@@ -267,16 +267,17 @@ class Live:
 
     def _checked(self, target: Target, options: Options) -> Options:
         """Tell with which options a function runs here."""
-        for name, here in (("plan", self.wanted.plan), ("image", self.wanted.options.image)):
-            own = getattr(options, name)
+        has = replace(self.wanted.options, plan=self.wanted.plan)
+        for name in ("plan", "image", "profile"):
+            own, here = getattr(options, name), getattr(has, name)
             if own is not None and own != here and self.wanted.plan:
-                told = "an ordinary one" if here is None else repr(here)
+                told = "has none" if here is None else f"has {here!r}"
                 raise errors.OptionError(
-                    f"{target.name} wants {name}={own!r}, and its session has {told}; write {target.name}.options("
+                    f"{target.name} wants {name}={own!r}, and its session {told}; write {target.name}.options("
                     f"{name}=None)(…), or call it outside of the session"
                 )
         for name in ("tags", "detach", "max_yen", "http"):
-            if getattr(options, name) and not options.linger:
+            if getattr(options, name):
                 raise errors.OptionError(
                     f"{target.name} has {name}=, which is for a task of its own; say it of the session, and write "
                     f"{target.name}.options({name}=None)(…)"

@@ -17,7 +17,8 @@ _log = logging.getLogger("dokrun.engine")
 
 WAIT_S = 20.0
 _CHUNK = 256 << 10
-_GOES_ON, _ENDED = b"\0", b"\1"
+# What comes before nothing more; before everything else, a byte 0.
+_ENDED = b"\1"
 
 
 class Tunnel:

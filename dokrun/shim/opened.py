@@ -225,11 +225,6 @@ class Opened:
             self._actors[actor] = min(range(self._lanes), key=lambda lane: taken[lane])
         return self._actors[actor]
 
-    def forget_actor(self, actor: str) -> None:
-        """Take note that an actor is no more."""
-        with self._changed:
-            self._actors.pop(actor, None)
-
     def job_of(self, number: int) -> Job:
         """Tell which job a call is one of that has calls left. Raises KeyError."""
         with self._changed:

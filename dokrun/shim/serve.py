@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from . import protocol
 
@@ -22,7 +22,7 @@ BODY_S = 60.0
 IDLE_S = 120.0
 # How many connections there may be at the same time.
 CONNECTIONS = 128
-# How long a port that is taken is waited for.
+# How long a port that is taken is waited for; and how long until it is tried again, as after a connection that failed.
 TAKEN_S = 10.0
 TAKEN_PAUSE_S = 0.2
 
@@ -37,7 +37,6 @@ REASONS = {
     404: "Not Found",
     405: "Method Not Allowed",
     409: "Conflict",
-    410: "Gone",
     413: "Content Too Large",
     431: "Request Header Fields Too Large",
     507: "Insufficient Storage",
@@ -72,16 +71,14 @@ class Answer(NamedTuple):
     fields: Tuple[Tuple[str, str], ...] = ()
 
 
-class Service:
+class Service(Protocol):
     """What requests are for."""
 
     def admit(self, head: Head) -> Any:
         """Tell who asks, before the body is read. Raises Refused."""
-        raise NotImplementedError
 
     def answer(self, head: Head, who: Any, body: Piece) -> Answer:
-        """Do what is asked."""
-        raise NotImplementedError
+        """Do what is asked. Raises Refused."""
 
 
 class Server:
@@ -108,8 +105,12 @@ class Server:
             self._room.acquire()
             try:
                 connection, _ = self._listening.accept()
-            except OSError:
-                return
+            except OSError:  # it was closed; or there are too many files open, say
+                self._room.release()
+                if self._listening.fileno() < 0:
+                    return
+                time.sleep(TAKEN_PAUSE_S)
+                continue
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

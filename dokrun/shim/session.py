@@ -8,13 +8,13 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /put/SHA256/AT              the next piece of it → {"at"}: how much is here
     /calls/ORDER                payloads, one after another → {"taken"}: of each {"base"}, the number of its first call,
                                 or {"refused": {"reason", "message"}}
-    /calls/ORDER/SHA256         the same, of what was put since it is large
+    /calls/ORDER/SHA256         the same, of what was put since it is large; {} while that is not there yet
     /ask                        {"after", "taken", "wait_s"} → an envelope with the events after that one, and the
                                 session's state; those up to `taken` are forgotten
     /get/CALL/AT                → a piece of a report that was too large to be told at once
     /send/CALL                  {"address"} → {}, {"sha256"} or {"failed"}: how far it is with sending the same to the
                                 bucket
-    /cancel/JOB                 {"calls": […] or null}
+    /cancel/JOB                 {"calls"}: those, counted from the job's first one
     /find/JOB                   → {"calls"}: what becomes of a job is told here too from now on, and what was told and
                                 nobody has taken; those are the calls, counted from the job's first one
     /close                      {"now"}: end when all is done, or at once
@@ -50,7 +50,7 @@ from .post import Place, Post
 from .process import Worker
 from .receive import PayloadRefused, check_versions
 from .reports import entry_of
-from .serve import Answer, Head, Piece, Refused, Server, Service
+from .serve import Answer, Head, Piece, Refused, Server
 from .stopping import Stopped
 from .streams import Streams
 
@@ -89,7 +89,7 @@ class Asked:
         self.count = count
 
 
-class Session(Service):
+class Session:
     """Takes calls over the http port, until it is over.
 
     Args:
@@ -190,15 +190,12 @@ class Session(Service):
     def _state(self) -> Dict[str, Any]:
         since = self._opened.idle_since()
         return {
-            "over": self._opened.over,
-            "calls": self._opened.count,
             "age_s": round(stopping.age_s(), 3),
             "idle_left_s": None if since is None else round(self._idle_left_s(since), 3),
         }
 
     def _over(self, job: Job) -> None:
-        if job.packs.name != protocol.PAYLOAD:
-            _remove(os.path.join(self._places.folder, job.packs.name))
+        _remove(os.path.join(self._places.folder, job.packs.name))
 
     # Requests.
 
@@ -299,10 +296,15 @@ class Session(Service):
             known = speaker.answers.get(int(order))
             if known is not None:
                 return 202, known
+            if sha256:
+                _check_digest(sha256)
+                if self._blobs.trouble([sha256]):
+                    raise OSError(self._blobs.trouble([sha256]))
+                if not self._blobs.have([sha256]):
+                    return 200, {}  # it comes from the bucket
             if not speaker.orders.take(int(order)):
                 raise Refused(409)
             if sha256:
-                _check_digest(sha256)
                 with open(os.path.join(self._places.folder, "blobs", sha256), "rb") as file:
                     body = file.read()
             taken, start, view = [], 0, memoryview(body)
@@ -403,7 +405,7 @@ class Session(Service):
         wanted, job = json.loads(bytes(body))["calls"], self._opened.find(job_id)
         if job is None:
             return 200, {}
-        numbers = range(*job.span) if wanted is None else [job.packs.base + int(number) for number in wanted]
+        numbers = [job.packs.base + int(number) for number in wanted]
         self._end_calls(self._opened.cancel(job, numbers))
         return 200, {}
 
