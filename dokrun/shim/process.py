@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Tuple
 
 from . import protocol
 
@@ -87,17 +87,6 @@ class Worker:
             self._closed = True
             os.close(self._commands)
             os.close(self._lifeline)
-
-    def last_events(self) -> Iterator[Tuple[str, Any]]:
-        """Yield what has not been taken from the events, up to the exit, if that has not been taken itself."""
-        while True:
-            try:
-                event = self.events.get(timeout=LAST_WORDS_S + 1)
-            except queue.Empty:
-                return
-            yield event
-            if event[0] == "exit":
-                return
 
     def _read(self) -> None:
         with open(self._answers, encoding="utf-8") as answers:
