@@ -9,7 +9,8 @@ from dokrun import errors, keys
 from dokrun.bucket import Bucket
 from dokrun.engine.keeping import COPIED_BYTES
 from dokrun.engine.link import Link
-from dokrun.engine.speaking import Gone, Speaking
+from dokrun.engine.speaking import Gone
+from dokrun.engine.ways import Ways
 from dokrun.shim.envelope import Segment
 
 _log = logging.getLogger("dokrun.engine")
@@ -39,10 +40,10 @@ class Carrying:
         """Have a segment sent. Returns it without its bytes. Raises StorageError."""
         if segment.data is None:
             return segment
-        apart, speaking = segment._replace(data=None), self.link.speaking
-        if speaking is not None:
+        apart, ways = segment._replace(data=None), self.link.ways
+        if ways is not None:
             try:
-                self._straight(speaking, segment, segment.data)
+                self._straight(ways, segment, segment.data)
             except (Gone, errors.ApiError) as error:
                 _log.info("what a call is given does not get straight to its session: %s", error)
             else:
@@ -53,13 +54,13 @@ class Carrying:
             self.bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
         return apart
 
-    def _straight(self, speaking: Speaking, segment: Segment, data: memoryview) -> None:
-        missing = self.link.need(speaking, self.job_id, {segment.sha256: (segment.size, None)})
+    def _straight(self, ways: Ways, segment: Segment, data: memoryview) -> None:
+        missing = ways.need(self.job_id, {segment.sha256: (segment.size, None)})
         if missing and segment.size <= COPIED_BYTES:
             self._hold(segment)  # it is sent when the call is
             return
         if missing:
-            self.link.put(speaking, self.job_id, segment.sha256, data)
+            ways.put(self.job_id, segment.sha256, data)
         self.straight.add(segment.sha256)
 
     def _hold(self, segment: Segment) -> None:

@@ -1,0 +1,104 @@
+"""How large bytes get to a session's container, and from there: straight, or through the bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+
+from dokrun import errors, keys
+from dokrun.engine.parts import Parts
+from dokrun.engine.speaking import Speaking, TooLarge
+from dokrun.shim import protocol
+
+# How often a way that may be shut is tried, before another one is taken: for some seconds.
+TRIES = 12
+SMALLEST_PIECE = 64 << 10
+# How long until it is asked again for what goes through the bucket.
+COMING_S = 0.2
+
+
+class Ways:
+    """Brings large bytes to one container, and from there. For any thread.
+
+    Args:
+        parts: the engine's.
+        speaking: asks the container.
+        session: the job that it is of.
+
+    Attributes:
+        speaking: the same.
+        piece: how much goes there in one request.
+    """
+
+    def __init__(self, parts: Parts, speaking: Speaking, session: str) -> None:
+        self._parts = parts
+        self.speaking = speaking
+        self._session = session
+        self.piece = protocol.PIECE_BYTES
+
+    @property
+    def _tries(self) -> int | None:
+        return None if self._parts.bucket is None else TRIES
+
+    def need(self, job_id: str, wanted: dict[str, tuple[int, str | None]]) -> list[str]:
+        """Have the container keep some bytes for a job. Tells which it has to be sent. Raises as `ask` does."""
+        missing: list[str] = json.loads(self.speaking.ask(f"/need/{job_id}", dict(wanted)))["missing"]
+        return missing
+
+    def put(self, job_id: str, sha256: str, data: memoryview) -> None:
+        """Send some bytes that are needed: straight, or through the bucket where that way is shut.
+
+        Raises:
+            Gone, Refused, Tampered: as `Speaking.ask` does.
+            NoAnswer: they do not get there.
+            StorageError: nor through the bucket.
+        """
+        at = 0
+        try:
+            while at < len(data):
+                piece = data[at : at + self.piece]
+                try:
+                    at = int(json.loads(self.speaking.ask(f"/put/{sha256}/{at}", piece, tries=self._tries))["at"])
+                except TooLarge:
+                    if self.piece <= SMALLEST_PIECE:
+                        raise errors.NoAnswer("not even small pieces get to the session") from None
+                    self.piece //= 2
+        except errors.NoAnswer:
+            bucket = self._parts.bucket
+            if bucket is None:
+                raise
+            bucket.put_once(keys.blob(sha256), data, sha256)
+            self.need(job_id, {sha256: (len(data), bucket.address(keys.blob(sha256)))})
+
+    def get(self, number: int, into: memoryview) -> None:
+        """Fetch a report: straight, or through the bucket where that way is shut. Raises as `put` does."""
+        at = 0
+        try:
+            while at < len(into):
+                piece = self.speaking.ask(f"/get/{number}/{at}", tries=self._tries)
+                into[at : at + len(piece)] = piece
+                at += len(piece)
+        except errors.NoAnswer:
+            if self._parts.bucket is None:
+                raise
+            self._get_through(number, into)
+
+    def _get_through(self, number: int, into: memoryview) -> None:
+        bucket, key = self._parts.bucket, keys.report(self._session, number)
+        if bucket is None:
+            return
+        address = {"address": bucket.address_to_put(key)}
+        while not (told := json.loads(self.speaking.ask(f"/send/{number}", address))):
+            self._parts.sleep(COMING_S)
+        if "failed" in told:
+            raise errors.StorageError(f"the container could not send it to the bucket: {told['failed']}")
+        with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
+            path = Path(folder) / "report"
+            bucket.fetch(key, path, len(into))
+            with path.open("rb") as file:
+                file.readinto(into)
+        if hashlib.sha256(into).hexdigest() != told["sha256"]:
+            raise errors.Tampered("what the bucket has of the result is not what the container has sent", ran="yes")
+        bucket.delete(key)
