@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from dokrun import errors, keys
 from dokrun.bucket import Bucket
+from dokrun.engine.copies import Copies, Copy
 from dokrun.engine.keeping import COPIED_BYTES
 from dokrun.engine.link import Link
 from dokrun.engine.speaking import Gone
@@ -20,20 +21,25 @@ _log = logging.getLogger("dokrun.engine")
 class Carrying:
     """Brings large segments to a container that is there; else to the bucket, or holds a copy where there is none.
 
-    Nothing that the caller does to an array afterwards changes what is sent.
+    Nothing that the caller does to an array afterwards changes what is sent. Of what may be needed by another
+    container, where the first is lost, a copy is held too; what there is no room for goes to the bucket instead.
 
     Attributes:
         job_id: whose they are.
         link: the container.
         bucket: where they go while it is not there yet.
-        held: copies, by digest, that have to be sent with the job.
+        copies: keeps the copies.
+        again: whether another container may need them.
+        held: copies, by digest, that are sent with the job where they are not there.
         straight: those that the container has, or is being sent.
     """
 
     job_id: str
     link: Link
     bucket: Bucket | None
-    held: dict[str, memoryview] = field(default_factory=dict)
+    copies: Copies
+    again: bool
+    held: dict[str, Copy] = field(default_factory=dict)
     straight: set[str] = field(default_factory=set)
 
     def __call__(self, segment: Segment) -> Segment:
@@ -41,7 +47,7 @@ class Carrying:
         if segment.data is None:
             return segment
         apart, ways = segment._replace(data=None), self.link.ways
-        if ways is not None:
+        if ways is not None and (self._is_safe(segment) or self.bucket is None):
             try:
                 self._straight(ways, segment, segment.data)
             except (Gone, errors.ApiError) as error:
@@ -54,6 +60,10 @@ class Carrying:
             self.bucket.put_once(keys.blob(segment.sha256), segment.data, segment.sha256)
         return apart
 
+    def _is_safe(self, segment: Segment) -> bool:
+        """Tell whether it can be sent again, where it has to be."""
+        return not self.again or self.copies.has_room(segment)
+
     def _straight(self, ways: Ways, segment: Segment, data: memoryview) -> None:
         missing = ways.need(self.job_id, {segment.sha256: (segment.size, None)})
         if missing and segment.size <= COPIED_BYTES:
@@ -62,6 +72,10 @@ class Carrying:
         if missing:
             ways.put(self.job_id, segment.sha256, data)
         self.straight.add(segment.sha256)
+        if self.again and self._is_safe(segment):
+            self._hold(segment)
+        elif self.again:
+            _log.warning("no copy is kept of a call's %d MiB: if its session is lost, call again", segment.size >> 20)
 
     def _hold(self, segment: Segment) -> None:
-        self.held[segment.sha256] = memoryview(bytes(segment.data or b""))
+        self.held[segment.sha256] = self.copies.of(segment)

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dokrun import errors, keys
 from dokrun.api.models import Task
 from dokrun.bucket import Bucket
+from dokrun.engine.copies import Copy
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Outcome
 from dokrun.engine.tasklog import LAST_LINES
@@ -43,7 +44,8 @@ class Flight:
     Attributes:
         job: what is sent.
         calls: what its calls have come to.
-        held: of what they are given, what is still here, by digest; the rest is there, or in the bucket.
+        held: of what they are given, what is still here, by digest, as long as it may be sent; the rest is there, or in
+            the bucket.
         sent: whether the container may have heard of it.
         base: the number of its first call there, once it has taken it.
         where: which container that is.
@@ -53,7 +55,7 @@ class Flight:
         self,
         job: Job,
         calls: Outcomes,
-        held: Mapping[str, memoryview],
+        held: Mapping[str, Copy],
         straight: set[str],
         again: Again | None = None,
     ) -> None:
@@ -184,6 +186,7 @@ class Flight:
         for number in self.left:
             if self.come(number):
                 self.settle(number, Outcome(error=make(number)))
+        self.held.clear()
 
     def newly_cancelled(self) -> list[int]:
         """Tell which calls were cancelled since this was asked last."""

@@ -80,8 +80,9 @@ class Flights:
         self.forget(flight)
 
     def forget(self, flight: Flight) -> None:
-        """Keep one no longer, if something has come of each of its calls."""
+        """Keep one no longer, nor what it was given, if something has come of each of its calls."""
         if flight.over:
+            flight.held.clear()
             self.remove(flight)
 
     def reader(self, flight: Flight, task: Task) -> Reader:

@@ -17,6 +17,7 @@ from dokrun import errors, keys
 from dokrun.config import Settings
 from dokrun.cost import Meter, Price
 from dokrun.engine.carrying import Carrying
+from dokrun.engine.copies import Copies
 from dokrun.engine.flight import Flight
 from dokrun.engine.link import Link, Owner
 from dokrun.engine.parts import Parts
@@ -117,6 +118,7 @@ class Live:
         self._parts = parts
         self._begin = begin
         self._sources = Sources(GOOD_FOR_S)
+        self._copies = Copies()
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -259,7 +261,8 @@ class Live:
         if self._closed:
             raise errors.SessionLost(f"{target.name} was not sent: its session is closed", ran="no")
         merged = self._checked(target, options)
-        carrying = Carrying(keys.new_id(), self._link, self._parts.bucket)
+        again = self.wanted.asked.reconnect or (merged.retries is not None and merged.retries.times > 0)
+        carrying = Carrying(keys.new_id(), self._link, self._parts.bucket, self._copies, again)
         plan = self.wanted.plan
         return carrying, Preparing(
             target, plan, merged, keep=carrying, job_id=carrying.job_id, more=more, sources=self._sources
@@ -297,7 +300,9 @@ class Live:
             for one in [one for one in self._open if one.over]:
                 del self._open[one]
             self._open[calls] = None
-        self._send(Flight(job, calls, carrying.held, carrying.straight))
+        flight = Flight(job, calls, carrying.held, carrying.straight)
+        carrying.held.clear()  # the job knows it, which lives as long as the calls' futures do
+        self._send(flight)
         return calls
 
     def _send(self, flight: Flight) -> None:

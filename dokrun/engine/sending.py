@@ -84,6 +84,7 @@ class Sending:
         together: list[tuple[Flight, bytes]] = []
         for flight in flights:
             if not flight.left:  # each was cancelled
+                flight.held.clear()
                 self._flights.remove(flight)
                 continue
             most_bytes = min(TOGETHER_BYTES, self._ways.piece)
@@ -110,7 +111,7 @@ class Sending:
             for sha256 in self._ways.need(flight.ticket, needs):
                 if sha256 not in flight.held:
                     raise LookupError("what it is given lay in a container that is gone; call the function again")
-                self._ways.put(flight.ticket, sha256, flight.held[sha256])
+                self._ways.put(flight.ticket, sha256, flight.held[sha256].data)
 
     def _send_together(self, together: Sequence[tuple[Flight, bytes]]) -> None:
         if together:

@@ -1,0 +1,72 @@
+"""Calls of a session that are tried again: what they are given is there, and what is told of them is true."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from account import Account, account
+from places import wait_for
+
+import dokrun as dok
+from dokrun import keys
+from dokrun.engine.carrying import Carrying
+from dokrun.engine.copies import Copies
+from dokrun.shim.envelope import segment_of
+
+__all__ = ["account"]
+
+PLAN = "v100-32gb"
+PATIENCE_S = 60
+# Some go with the call, others before it.
+SIZES = [4 << 20, 20 << 20]
+
+
+@dok.remote(timeout=60)
+def stay(starts: Path, gate: Path, *arrays: np.ndarray[Any, Any]) -> list[int]:
+    with starts.open("a") as file:
+        file.write("1\n")
+    while not gate.exists():
+        time.sleep(0.01)
+    return [int(array[0]) + len(array) for array in arrays]
+
+
+def started(starts: Path) -> int:
+    return len(starts.read_text().split()) if starts.exists() else 0
+
+
+@pytest.mark.parametrize("bucket", [True, False], ids=["bucket", "no bucket"])
+def test_another_container_is_sent_all_that_a_call_is_given(account: Account, tmp_path: Path, *, bucket: bool) -> None:
+    account.here(DOKRUN_BUCKET=account.environ["DOKRUN_BUCKET"] if bucket else "")
+    session = dok.session(plan=PLAN, reconnect=True)
+    session.submit(pow, 1, 1).result(PATIENCE_S)
+    lost = str(session.task_id)
+    arrays = [np.zeros(size, dtype=np.uint8) for size in SIZES]
+    future = stay.options(session=session, retries=1)(tmp_path / "starts", tmp_path / "gate", *arrays)
+    for array in arrays:
+        array.fill(1)  # what the caller does afterwards changes nothing
+    wait_for(lambda: started(tmp_path / "starts"))
+    account.client.tasks.cancel(lost)
+    (tmp_path / "gate").touch()
+    assert future.result(PATIENCE_S) == SIZES
+    assert started(tmp_path / "starts") == 2
+    assert future.task_id != lost
+    wait_for(lambda: session._live._copies.size_bytes == 0)
+    session.close(cancel=True)
+
+
+def test_what_there_is_no_room_for_goes_to_the_bucket_where_it_may_be_needed_again(account: Account) -> None:
+    here = account.here()
+    with dok.session(plan=PLAN) as session:
+        session.submit(pow, 1, 1).result(PATIENCE_S)
+        bucket, kept = here._bucket, []
+        assert bucket is not None
+        for again in (True, False):
+            segment = segment_of(bytes([again]) * SIZES[1])
+            carrying = Carrying(keys.new_id(), session._live.link, bucket, Copies(SIZES[0]), again)
+            assert carrying(segment).data is None
+            kept.append((bucket.keys(keys.blob(segment.sha256)) != [], segment.sha256 in carrying.straight))
+        assert kept == [(True, False), (False, True)]
