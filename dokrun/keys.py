@@ -68,6 +68,11 @@ def report(job_id: str, number: int) -> str:
     return f"{_ROOT}/jobs/{job_id}/reports/{number}"
 
 
+def order(job_id: str, ticket: str) -> str:
+    """Tell the key of what a session is sent for one job of calls, where it goes through the bucket."""
+    return f"{_ROOT}/jobs/{job_id}/orders/{ticket}"
+
+
 def checkpoint(job_id: str, attempt: int, slot: int) -> str:
     """Tell the key of one of an attempt's checkpoints; they take turns, so that the last whole one stays."""
     return f"{_ROOT}/checkpoints/{job_id}/{attempt}/{slot}"

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from account import Account
 from places import failure, wait_for
+from storefaults import FaultyStore
 
 import dokrun as dok
+from dokrun import keys
 from dokrun.api.container import Container
 from dokrun.emulator import Behaviour, Fault
 from dokrun.emulator.objects import ObjectStore
@@ -267,6 +269,30 @@ def test_where_the_straight_way_is_shut_many_calls_go_through_the_bucket_too(
     told = list(dok.remote(len).options(session=session).map([bytes(40_000)] * 60))
     assert told == [40_000] * 60
     assert account.injected(rule)
+
+
+def size_there(data: bytes) -> tuple[int, str | None]:
+    return len(data), os.environ.get("TOLD")
+
+
+def test_what_orders_calls_lies_in_the_bucket_as_the_sessions_own_until_it_is_taken(
+    account: Account, store: ObjectStore
+) -> None:
+    with FaultyStore(store) as faulty:
+        here = account.here(DOKRUN_S3_ENDPOINT_URL=faulty.url)
+        (rule,) = account.faults(port("status", "/put/*", status=503, occurrence=None))
+        function = dok.remote(timeout=60, secrets={"TOLD": "canary of an order"})(size_there)
+        with dok.session(plan=PLAN) as session:
+            job = keys.read_handle(session.handle)
+            told = list(function.options(session=session).map([bytes(40_000)] * 60))
+        assert told == [(40_000, "canary of an order")] * 60
+        assert account.injected(rule)
+        (path,) = {one.path for one in faulty.requests if b"canary of an order" in one.body}
+        assert job is not None
+        assert f"/jobs/{job.job_id}/orders/" in path
+        assert faulty.asked("DELETE", path)
+        assert here._bucket is not None
+        assert not [key for key in here._bucket.keys("dokrun/1/") if path.endswith(key)]
 
 
 def test_pieces_that_the_proxy_does_not_take_are_sent_smaller(store: ObjectStore, tmp_path: Path) -> None:

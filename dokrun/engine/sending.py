@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import queue
@@ -124,11 +123,9 @@ class Sending:
 
     def _send_alone(self, flight: Flight, payload: bytes) -> None:
         """Send a job in pieces, which is too large for one request."""
-        sha256 = hashlib.sha256(payload).hexdigest()
         try:
-            self._ways.need(flight.ticket, {sha256: (len(payload), None)})
-            self._ways.put(flight.ticket, sha256, memoryview(payload))
-            self._post([flight], f"/{sha256}", b"")
+            with self._ways.order(flight.ticket, payload) as sha256:
+                self._post([flight], f"/{sha256}", b"")
         except Gone:
             pass  # what becomes of it shows when the container has ended
         except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dokrun import errors, keys
+from dokrun.bucket import Bucket
 from dokrun.engine.parts import Parts
 from dokrun.engine.speaking import Speaking, TooLarge
 from dokrun.shim import protocol
+
+_log = logging.getLogger("dokrun.engine")
 
 # How often a way that may be shut is tried, before another one is taken: for some seconds.
 TRIES = 12
@@ -48,29 +54,55 @@ class Ways:
         return missing
 
     def put(self, job_id: str, sha256: str, data: memoryview) -> None:
-        """Send some bytes that are needed: straight, or through the bucket where that way is shut.
+        """Send some bytes that are needed: straight, or through the bucket, where they stay, if that way is shut.
 
         Raises:
             Gone, Refused, Tampered: as `Speaking.ask` does.
             NoAnswer: they do not get there.
             StorageError: nor through the bucket.
         """
-        at = 0
         try:
-            while at < len(data):
-                piece = data[at : at + self.piece]
-                try:
-                    at = int(json.loads(self.speaking.ask(f"/put/{sha256}/{at}", piece, tries=self._tries))["at"])
-                except TooLarge:
-                    if self.piece <= SMALLEST_PIECE:
-                        raise errors.NoAnswer("not even small pieces get to the session") from None
-                    self.piece //= 2
+            self._put_straight(sha256, data)
         except errors.NoAnswer:
-            bucket = self._parts.bucket
+            bucket, key = self._parts.bucket, keys.blob(sha256)
             if bucket is None:
                 raise
-            bucket.put_once(keys.blob(sha256), data, sha256)
-            self.need(job_id, {sha256: (len(data), bucket.address(keys.blob(sha256)))})
+            bucket.put_once(key, data, sha256)
+            self.need(job_id, {sha256: (len(data), bucket.address(key))})
+
+    @contextmanager
+    def order(self, ticket: str, data: bytes) -> Iterator[str]:
+        """Send what orders the calls of a job, for as long as the block lasts: it holds their secrets.
+
+        Tells its digest. Raises as `put` does.
+        """
+        sha256, bucket, key = hashlib.sha256(data).hexdigest(), self._parts.bucket, keys.order(self._session, ticket)
+        self.need(ticket, {sha256: (len(data), None)})
+        try:
+            self._put_straight(sha256, memoryview(data))
+        except errors.NoAnswer:
+            if bucket is None:
+                raise
+        else:
+            yield sha256
+            return
+        try:
+            bucket.put(key, data)
+            self.need(ticket, {sha256: (len(data), bucket.address(key))})
+            yield sha256
+        finally:
+            self._remove(bucket, key)
+
+    def _put_straight(self, sha256: str, data: memoryview) -> None:
+        at = 0
+        while at < len(data):
+            piece = data[at : at + self.piece]
+            try:
+                at = int(json.loads(self.speaking.ask(f"/put/{sha256}/{at}", piece, tries=self._tries))["at"])
+            except TooLarge:
+                if self.piece <= SMALLEST_PIECE:
+                    raise errors.NoAnswer("not even small pieces get to the session") from None
+                self.piece //= 2
 
     def get(self, number: int, into: memoryview) -> None:
         """Fetch a report: straight, or through the bucket where that way is shut. Raises as `put` does."""
@@ -101,4 +133,11 @@ class Ways:
                 file.readinto(into)
         if hashlib.sha256(into).hexdigest() != told["sha256"]:
             raise errors.Tampered("what the bucket has of the result is not what the container has sent", ran="yes")
-        bucket.delete(key)
+        self._remove(bucket, key)
+
+    def _remove(self, bucket: Bucket, key: str) -> None:
+        try:
+            bucket.delete(key)
+        except errors.StorageError as error:
+            # It goes with the rest of the session's own.
+            _log.info("what session %s has sent stays in the bucket until it ends: %s", self._session, error)
