@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from account import Account
 from places import failure, wait_for
-from storefaults import FaultyStore
+from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
 from dokrun import keys
@@ -121,6 +121,23 @@ def test_cell_session_rf_calls_wait_until_the_container_is_spoken_to(account: Ac
     with dok.session(plan=PLAN) as session:
         assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
     assert [account.injected(rule) for rule in rules] == [1, 1, 1]
+
+
+def test_a_session_whose_first_task_could_not_begin_is_found_where_the_next_one_is(
+    account: Account, store: ObjectStore
+) -> None:
+    with FaultyStore(store) as faulty:
+        account.here(DOKRUN_S3_ENDPOINT_URL=faulty.url)
+        faulty.add(StoreFault("slow-status", "GET", "*/payload", status=403))
+        (asked,) = account.faults(port("status", "/hello"))
+        with dok.session(plan=PLAN, secrets={"TOLD": "so that the payload is fetched"}) as session:
+            future = session.submit(pow, 2, 5)
+            wait_for(lambda: account.injected(asked))
+            first = session.task_id
+            faulty.let_go()
+            assert future.result(PATIENCE_S) == 32
+            assert future.task_id == session.task_id != first
+        assert len(faulty.injected) == 1
 
 
 def test_a_redirect_is_not_followed(account: Account, session: dok.Session) -> None:

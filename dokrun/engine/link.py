@@ -186,16 +186,30 @@ class Link:
         if self._container is not None:
             self._container.close()
 
-    def _speak(self) -> None:
+    def _meet(self) -> Speaking | None:
+        """Wait until the container answers. Tells what asks it; None where it ended before."""
         progress = self._run.calls.progress
-        url = progress.wait_for("address", lambda: progress.over or self._dropped)
-        task = self._run.task
-        if url is None or task is None:
+        while self._there():
+            url = progress.wait_for("address", lambda: progress.over or self._dropped)
+            if url is None:
+                break
+            self._container = container = Container(url, self._token)
+            try:
+                return self._greeted(container, url)
+            except Gone:
+                container.close()  # its task may be staged again, and has another address then
+        return None
+
+    def _greeted(self, container: Container, url: str) -> Speaking:
+        progress = self._run.calls.progress
+        Speaking(container, lambda: self._there() and progress.address == url, self._parts.sleep).hello()
+        return Speaking(container, self._there, self._parts.sleep)
+
+    def _speak(self) -> None:
+        speaking, task = self._meet(), self._run.task
+        if speaking is None or task is None:
             return
-        self._container = Container(url, self._token)
-        speaking = Speaking(self._container, self._there, self._parts.sleep)
-        speaking.hello()
-        identity = self._run.identity
+        progress, identity = self._run.calls.progress, self._run.identity
         where = Where(task, keys.Handle(self._run.name, identity.job_id, identity.digest))
         ways = Ways(self._parts, speaking, identity.job_id)
         hearing = Hearing(ways, where, self._flights, self._tell_state)
