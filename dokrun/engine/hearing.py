@@ -43,20 +43,29 @@ class Hearing:
         self._lock = threading.Lock()
         # The events whose reports are on their way.
         self._pending: list[int] = []
+        # Those that have come since the container was told.
+        self._new: list[int] = []
         self._bringing = threading.BoundedSemaphore(BRINGING)
 
     def run(self) -> None:
         """Hear what there is, as it comes. Raises as `Speaking.ask` does."""
         after = 0
         while True:
-            with self._lock:
-                taken = min(self._pending, default=after + 1) - 1
-            asked = {"after": after, "taken": taken, "wait_s": WAIT_S}
+            asked = {"after": after, **self._taken(after), "wait_s": WAIT_S}
             header, segments = unpack(self._ways.speaking.ask("/ask", asked, wait_s=WAIT_S))
             self._tell_state(header["state"])
             for event, segment in zip(header["events"], segments, strict=True):
                 after = max(after, int(event["number"]))
-                self._hear(event, segment)
+                if self._hear(event, segment):
+                    with self._lock:
+                        self._new.append(int(event["number"]))
+
+    def _taken(self, after: int) -> dict[str, Any]:
+        """Tell up to which event all have come, of those up to one; and which others have, each once."""
+        with self._lock:
+            taken = min(self._pending, default=after + 1) - 1
+            new, self._new = [number for number in self._new if number > taken], []
+            return {"taken": taken, "also": new}
 
     def find(self, flight: Flight) -> None:
         """Ask what becomes of a job that another process has sent, and hear it from now on."""
@@ -69,10 +78,11 @@ class Hearing:
                 lost = errors.SessionLost("somebody else has taken what this call came to", ran="maybe")
                 self._flights.settle(flight, number, Outcome(error=lost))
 
-    def _hear(self, event: dict[str, Any], segment: Segment) -> None:
+    def _hear(self, event: dict[str, Any], segment: Segment) -> bool:
+        """Take what is told. Tells whether that is all: not where it has to be fetched."""
         flight = self._flights.of(event["job"])
         if flight is None or segment.data is None:
-            return  # of a call that has its outcome
+            return True  # of a call that has its outcome
         base = int(event["base"])
         if flight.base is None:
             flight.taken(base, self._where)
@@ -91,6 +101,8 @@ class Hearing:
             bring = functools.partial(self._bring, flight, event)
             # Not the engine's threads, which have to see to it that the container's end is heard of.
             threading.Thread(target=bring, name="dokrun-bring", daemon=True).start()
+            return False
+        return True
 
     def _open(self, flight: Flight, data: Any) -> None:
         reader = self._flights.reader(flight, self._where.task)
@@ -115,3 +127,4 @@ class Hearing:
             return  # the container keeps it, and so does its artifact
         with self._lock:
             self._pending.remove(int(event["number"]))
+            self._new.append(int(event["number"]))
