@@ -152,9 +152,50 @@ def test_cell_session_to_what_never_comes_as_it_was_sent_is_not_believed(
     account.faults(port("alter", "/ask", phase="body", at_byte=3, occurrence=None))
     error = failure(session.submit(stay, tmp_path / "starts", tmp_path / "gate"))
     assert isinstance(error, dok.SessionLost)
-    assert "is not its container" in str(error)
-    assert error.still_runs
+    assert "could not be spoken to, and its task was ended: Tampered: what answers" in str(error)
+    assert (error.ran, error.still_runs) == ("yes", False)
     assert account.injected() >= 8
+    assert account.client.tasks.get(str(session.task_id)).status == "canceled"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param(port("status", "/hello", status=401), id="who asks for a password"),
+        pytest.param(port("garbage", "/hello", phase="after"), id="who has a page"),
+        pytest.param(port("garbage", "/ask", phase="after"), id="who has a page later on"),
+    ],
+)
+def test_a_stranger_who_answers_for_some_seconds_costs_no_session(account: Account, fault: Fault) -> None:
+    account.faults(*[fault] * 30)  # some before the container listens, which is another answer
+    with dok.session(plan=PLAN) as session:
+        assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
+        wait_for(lambda: account.injected() > 9)
+        assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
+
+
+def test_a_session_that_never_knows_its_client_is_ended_and_says_so(account: Account) -> None:
+    account.faults(port("status", "/hello", status=401, occurrence=None))
+    session = dok.session(plan=PLAN, reconnect=True)
+    error = failure(session.submit(pow, 2, 5))
+    assert isinstance(error, dok.SessionLost)
+    assert "its task was ended: Unauthorized: the session does not know this client" in str(error)
+    assert (error.ran, error.still_runs) == ("no", False)
+    (task,) = account.client.tasks.iterate()
+    assert task.status == "canceled"
+    assert account.injected() > 12
+
+
+def test_whoever_attaches_and_cannot_speak_to_a_session_does_not_end_it(account: Account) -> None:
+    session = dok.session(plan=PLAN, detach=True)
+    session.submit(pow, 1, 1).result(PATIENCE_S)
+    (rule,) = account.faults(port("status", "/hello", status=401, occurrence=None))
+    account.here(state="other")
+    error = failure(dok.attach(session.handle).submit(pow, 2, 5))
+    assert error.ran == "no"
+    assert "could not be spoken to, and its task may still run: Unauthorized" in str(error)
+    assert account.injected(rule)
+    assert account.client.tasks.get(str(session.task_id)).status == "running"
 
 
 def test_cell_session_ce_another_api_key_cannot_speak_to_it(account: Account, session: dok.Session) -> None:

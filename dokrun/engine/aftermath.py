@@ -12,7 +12,7 @@ from dokrun.api.models import Task
 from dokrun.engine.flight import Flight
 from dokrun.engine.flights import Flights
 from dokrun.engine.parts import Parts
-from dokrun.engine.reports import NoOutcome, Outcome, described, read_outcomes
+from dokrun.engine.reports import NoOutcome, Outcome, read_outcomes
 from dokrun.engine.tasklog import Log, read_log
 from dokrun.shim import protocol
 
@@ -49,26 +49,20 @@ class Aftermath:
             except NoOutcome as error:
                 _log.info("the session has left nothing of %s: %s", flight.name, error)
 
-    def give_up(self, flights: Sequence[Flight], error: Exception) -> None:
-        """Give calls their end whose container cannot be spoken to any more; it may go on with them."""
-        for flight in flights:
-            for number in flight.left:
-                message = f"the session of {flight.name} cannot be spoken to: {described(error)}"
-                lost = errors.SessionLost(message, ran=flight.ran(number))
-                lost.still_runs, lost.__cause__ = True, error
-                self._flights.settle(flight, number, Outcome(error=lost))
+    def judge(self, flights: Sequence[Flight], task: Task | None, fate: str, *, runs_on: bool) -> None:
+        """Give calls that a lost container had taken their end: the log may say whether they ran.
 
-    def judge(self, flights: Sequence[Flight], task: Task | None, why: BaseException | None) -> None:
-        """Give calls that a lost container had taken their end: the log may say whether they ran."""
+        `fate` tells what has become of the container, and `runs_on` whether it may go on with them.
+        """
         log = Log()
-        if task is not None:
+        if task is not None and not runs_on:
             log = read_log(self._parts.client, self._flights.expected(flights[0], ()), task, self._parts.sleep)
-        told = "" if why is None else f": {described(why)}"
         for flight in flights:
             for number in flight.left:
                 heard = None if flight.base is None else log.ran(flight.base + number)
                 ran = flight.ran(number) if heard is None else heard
-                lost = errors.SessionLost(f"the session of {flight.name} was lost{told}", ran=ran)
+                lost = errors.SessionLost(f"the session of {flight.name} {fate}", ran=ran)
+                lost.still_runs = runs_on
                 self._flights.settle(flight, number, Outcome(error=lost))
 
 

@@ -12,11 +12,13 @@ from typing import Any, Protocol
 from dokrun import errors, keys
 from dokrun.api.container import Container
 from dokrun.api.models import Task
+from dokrun.api.transport import Backoff
 from dokrun.engine.aftermath import Aftermath
 from dokrun.engine.flight import Flight, Where
 from dokrun.engine.flights import Flights
 from dokrun.engine.hearing import Hearing
 from dokrun.engine.parts import Parts
+from dokrun.engine.reports import described
 from dokrun.engine.run import Run
 from dokrun.engine.sending import Queue, Sending
 from dokrun.engine.speaking import Gone, Speaking
@@ -24,6 +26,7 @@ from dokrun.engine.ways import TRIES, Ways
 from dokrun.secret import Secret
 
 _log = logging.getLogger("dokrun.engine")
+_BACKOFF = Backoff()
 
 
 class Owner(Protocol):
@@ -61,8 +64,9 @@ class Link:
         self._sending: Sending | None = None
         self._sender: threading.Thread | None = None
         self._dropped = False
-        # Why the container cannot be spoken to, though it may be there.
-        self.broken: Exception | None = None
+        # Why the container cannot be spoken to, and whether its task could not be ended for that.
+        self._broken: Exception | None = None
+        self._runs_on = False
         self.state: dict[str, Any] = {}
         self.state_at = 0.0
 
@@ -83,15 +87,19 @@ class Link:
     @property
     def went_well(self) -> bool:
         """Whether it was spoken to, so that another one in its place may be, too."""
-        return self._ways is not None and self.broken is None and not self._dropped
+        return self._ways is not None and self._broken is None and not self._dropped
 
     @property
-    def why(self) -> BaseException | None:
-        """Why it is no more, where it did not end by itself."""
+    def fate(self) -> str:
+        """What has become of it, in words that follow «its session»."""
+        if self._broken is not None:
+            task = "may still run" if self._runs_on else "was ended"
+            return f"could not be spoken to, and its task {task}: {described(self._broken)}"
         calls = self._run.calls
-        if self.broken is not None:
-            return self.broken
-        return calls.future(0).exception() if calls.over and not calls.cancelled() else None
+        error = calls.future(0).exception() if calls.over and not calls.cancelled() else None
+        if error is None:
+            return "has ended"
+        return f"{'is not there' if self._ways is None else 'was lost'}: {described(error)}"
 
     @property
     def speaking(self) -> Speaking | None:
@@ -131,10 +139,10 @@ class Link:
     def close(self, *, now: bool) -> None:
         """Let the container end when all is done, or at once. Nothing more may be sent."""
         speaking = self.speaking
-        if self.broken is None and not now and (speaking is not None or self._flights.all):
+        if self._broken is None and not now and (speaking is not None or self._flights.all):
             self._run.closed = True
             self._queue.put(lambda there: self._tell_closed(there, now=False))  # behind what is to be sent
-        elif speaking is None or self.broken is not None:
+        elif speaking is None or self._broken is not None:
             self._end_from_outside()  # there is nobody who could end it from within
         else:
             self._tell_closed(speaking, now=now)
@@ -149,6 +157,7 @@ class Link:
                 self._end_from_outside()
 
     def _end_from_outside(self) -> None:
+        """Have the task ended, again and again if need be, whatever it leaves."""
         self._run.calls.cancel()
         self._parts.cancels.submit(self._run.cancel)
 
@@ -178,13 +187,25 @@ class Link:
         except Gone:
             pass
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody shall wait for ever
-            self.broken = error
+            self._give_up(error)
         self._queue.put(None)
         if self._sender is not None:
             self._sender.join()
         self._end()
         if self._container is not None:
             self._container.close()
+
+    def _give_up(self, error: Exception) -> None:
+        """Have the task ended of a container that cannot be spoken to, so that nobody pays for it."""
+        self._broken, self._runs_on = error, not self._run.ours
+        if self._runs_on:
+            return  # whoever has opened it may speak to it all the same
+        for attempt in range(1, _BACKOFF.attempts + 1):
+            if self._run.end_task() or not self._there():
+                return  # what it leaves is read, as ever
+            self._parts.sleep(_BACKOFF.pause_s(attempt))
+        self._runs_on = True
+        self._end_from_outside()
 
     def _meet(self) -> Speaking | None:
         """Wait until the container answers. Tells what asks it; None where it ended before."""
@@ -232,15 +253,13 @@ class Link:
     def _end(self) -> None:
         """Tell what became of the calls that have no outcome, when the container has ended."""
         progress = self._run.calls.progress
-        progress.wait_until(lambda: progress.over or self._dropped or self.broken is not None)
+        progress.wait_until(lambda: progress.over or self._dropped or self._runs_on)
         flights = self._flights.end()
         if self._dropped:
             return
         left = [flight for flight in flights if flight.left]
         sent = [flight for flight in left if flight.sent]
         progress.update()
-        if self.broken is not None:
-            self._aftermath.give_up(sent, self.broken)
-        elif sent:
-            self._aftermath.judge(sent, self._run.task, self.why)
+        if sent:
+            self._aftermath.judge(sent, self._run.task, self.fate, runs_on=self._runs_on)
         self._owner.lost(self, [flight for flight in left if flight.left])

@@ -333,6 +333,7 @@ class Live:
 
     def lost(self, link: Link, flights: list[Flight]) -> None:
         """Send what a container that has ended did not run to another one, or say that there is none."""
+        fate = link.fate if flights else ""
         with self._lock:
             # One that was never there would be made again and again, for money.
             again = flights and self.wanted.asked.reconnect and not self._closed and link.went_well
@@ -340,15 +341,14 @@ class Live:
                 if again and link is self._link:
                     self._link = self._begin(self)
             except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
-                link.broken, again = error, False
+                fate, again = f"could not be made again: {described(error)}", False
         for flight in flights:
             if again:
                 flight.again()
                 self._send(flight)
             else:
-                flight.fail(_not_sent(flight.name, link.why))
+                flight.fail(_not_sent(flight.name, fate))
 
 
-def _not_sent(name: str, why: BaseException | None) -> Callable[[int], errors.SessionLost]:
-    what = "has ended" if why is None else f"is not there: {described(why)}"
-    return lambda _number: errors.SessionLost(f"{name} was not sent: its session {what}", ran="no")
+def _not_sent(name: str, fate: str) -> Callable[[int], errors.SessionLost]:
+    return lambda _number: errors.SessionLost(f"{name} was not sent: its session {fate}", ran="no")

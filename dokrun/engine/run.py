@@ -312,6 +312,16 @@ class Run:
         """Tell the service to end the task, if there is one. Tells whether that ended it, now or before."""
         return self._ending.end(self._identity, self._progress)
 
+    @property
+    def ours(self) -> bool:
+        """Whether this process has begun it, rather than attached itself to what another one has."""
+        return self._job is not None
+
+    def end_task(self) -> bool:
+        """Tell the service to end the task, of which what it leaves is still wanted. Tells whether that is heard."""
+        self.cancel()
+        return self._ending.has_ended(self.task_id or "")
+
     def cancel_here(self) -> None:
         """Cancel the future; its task, if there is one, is left to the next `cancel`."""
         self._progress.cancel = None

@@ -13,9 +13,9 @@ _log = logging.getLogger("dokrun.engine")
 _BACKOFF = Backoff(first_s=0.02, longest_s=1.0)
 # From then on all pauses are as long.
 _DOUBLED = 10
-# So many answers in a row that the container does not vouch for, and that look like some, are no accident.
-FORGED = 8
-_TOO_LARGE = 413
+# For so long nothing may come but what a stranger might say, as a proxy's page does, before that is believed.
+STRANGE_S = 60.0
+_TOO_LARGE, _UNAUTHORIZED = 413, 401
 _LOOKS_FINE = range(200, 300)
 
 
@@ -50,7 +50,7 @@ class Speaking:
 
         Raises:
             Gone: it ended before.
-            Unauthorized: it does not know this client.
+            Unauthorized: it does not know this client, as is said for a minute and nobody vouches for.
             Tampered: what answers is not the container.
         """
         self._repeat(self._container.hello, None)
@@ -68,20 +68,30 @@ class Speaking:
         return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
 
     def _repeat(self, once: Callable[[], bytes | None], tries: int | None) -> bytes:
-        forged = tried = 0
+        tried, strange_s = 0, 0.0
         while self._there():
             try:
                 return once() or b""
-            except errors.NoAnswer as error:
+            except (errors.NoAnswer, errors.Unauthorized) as error:
                 _log.debug("the session is asked again: %s", error)
                 tried += 1
-                forged = forged + 1 if isinstance(error, Unvouched) and error.status in _LOOKS_FINE else 0
-                if isinstance(error, Unvouched) and error.status == _TOO_LARGE:
+                status = error.status if isinstance(error, (Unvouched, errors.Unauthorized)) else 0
+                if status == _TOO_LARGE:
                     raise TooLarge from error
-                if forged == FORGED:
-                    message = "what answers at the session's address is not its container; nothing of it is used"
-                    raise errors.Tampered(message, ran="maybe", still_runs=True) from error
+                if status not in _LOOKS_FINE and status != _UNAUTHORIZED:
+                    strange_s = 0.0
+                elif strange_s > STRANGE_S:
+                    raise _stranger(error) from error
                 if tried == tries:
                     raise
-            self._sleep(_BACKOFF.pause_s(min(tried, _DOUBLED)))
+            pause_s = _BACKOFF.pause_s(min(tried, _DOUBLED))
+            strange_s += pause_s
+            self._sleep(pause_s)
         raise Gone(asked=tried > 0)
+
+
+def _stranger(error: errors.ApiError) -> errors.DokrunError:
+    if isinstance(error, errors.Unauthorized):
+        return error
+    message = "what answers at the session's address is not its container; nothing of it is used"
+    return errors.Tampered(message, ran="maybe", still_runs=True)
