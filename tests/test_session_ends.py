@@ -95,6 +95,59 @@ def test_a_session_that_is_closed_before_it_is_there_does_what_was_sent(account:
     assert session._future.result(PATIENCE_S) is None
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["running", "waiting"])
+def test_when_the_last_call_is_cancelled_its_progress_ends(account: Account, tmp_path: Path, *, there: bool) -> None:
+    account.here()
+    session = dok.session(plan=PLAN)
+    if there:
+        session.submit(pow, 1, 1).result(PATIENCE_S)
+    future = session.submit(count, tmp_path / "starts", tmp_path / "never")
+    if there:
+        wait_for(lambda: started(tmp_path / "starts"))
+    assert future.cancel()
+    assert future.status == "canceled"
+    assert future._progress.over
+    session.close(cancel=True)
+
+
+def test_the_files_of_one_call_are_told_when_the_others_were_cancelled(account: Account, tmp_path: Path) -> None:
+    account.here()
+    with dok.session(plan=PLAN):
+        done, never = count.starmap([(tmp_path / "starts", None), (tmp_path / "other", tmp_path / "never")]).futures
+        assert done.result(PATIENCE_S) == 42
+        wait_for(lambda: started(tmp_path / "other"))
+        assert never.cancel()
+        assert done.files() == []
+        assert done.status == "done"
+
+
+@dok.remote(timeout=60, retries=dok.Retry(1, on=OSError))
+def count_twice(starts: Path, gate: Path, attempts: int) -> None:
+    with starts.open("a") as file:
+        file.write("1\n")
+    if started(starts) < attempts:
+        raise OSError("once")
+    while not gate.exists():
+        print("here", flush=True)
+        time.sleep(0.01)
+
+
+def test_a_call_of_a_map_is_told_of_and_cancelled_while_another_one_is_tried_again(
+    account: Account, tmp_path: Path
+) -> None:
+    account.here()
+    with dok.session(plan=PLAN, workers=2) as session:
+        items = [(tmp_path / "first", tmp_path / "gate", 2), (tmp_path / "other", tmp_path / "never", 1)]
+        again, never = count_twice.starmap(items).futures
+        wait_for(lambda: started(tmp_path / "first") == 2 and started(tmp_path / "other"))
+        assert next(never.logs()).startswith("here")
+        assert never.cancel()
+        # Both workers were busy.
+        assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
+        (tmp_path / "gate").touch()
+        assert again.result(PATIENCE_S) is None
+
+
 def test_many_middling_arguments_at_once_get_there(account: Account) -> None:
     account.here()
     with dok.session(plan=PLAN) as session:

@@ -22,6 +22,10 @@ from dokrun.shim.envelope import Segment, pack
 _PRINTED_CHARS = 1 << 20
 
 
+# Yields what a call has printed, as it grows, by its task and its number.
+Logs = Callable[[str, int], Iterator[str]]
+
+
 @dataclass(frozen=True)
 class Where:
     """Which container has taken calls: its task, and the session's handle."""
@@ -68,12 +72,16 @@ class Flight:
         self.sent = False
         self.base: int | None = None
         self.where: Where | None = None
-        self.cancelled: set[int] = set()
+        # Those that the container is told to cancel.
+        self._cancelled: set[int] = set()
         # The calls of which something has come: an outcome, or a failure after which they are tried again.
         self._come: set[int] = set()
         self._printed: dict[int, Printed] = {}
         self._lock = threading.Lock()
-        calls.progress.logs = lambda _task_id, number: self.printed(number).follow(lambda: calls.is_told(number))
+        former = calls.progress.logs
+        calls.progress.logs = (
+            self._logs if again is None or former is None else _of_one(again.number, self._logs, former)
+        )
 
     @property
     def name(self) -> str:
@@ -147,7 +155,8 @@ class Flight:
 
     def begun(self) -> None:
         """Take note that a worker was given some of its calls."""
-        self.calls.progress.update(status="running")
+        if not self.calls.over:  # it may have been cancelled since
+            self.calls.progress.update(status="running")
 
     def ran(self, number: int) -> errors.Ran:
         """Tell what is known here of a call that has no outcome."""
@@ -181,6 +190,9 @@ class Flight:
         if self.calls.over:
             self.calls.progress.update(over=True, status="done")
 
+    def _logs(self, _task_id: str, number: int) -> Iterator[str]:
+        return self.printed(number).follow(lambda: self.calls.is_told(number))
+
     def fail(self, make: Callable[[int], errors.CallFailed]) -> None:
         """Give every call that has no outcome an error, made for its number."""
         for number in self.left:
@@ -189,13 +201,23 @@ class Flight:
         self.held.clear()
 
     def newly_cancelled(self) -> list[int]:
-        """Tell which calls were cancelled since this was asked last."""
+        """Tell which of its calls were cancelled since this was asked last."""
         with self._lock:
-            new = [number for number in self.calls.left_out if number not in self.cancelled]
-            self.cancelled.update(new)
-        for number in new:
+            new = [number for number in self._left_out if number not in self._cancelled]
+            self._cancelled.update(new)
+            return new
+
+    @property
+    def _left_out(self) -> list[int]:
+        left_out = self.calls.left_out
+        return left_out if self._again is None else [number for number in left_out if number == self._again.number]
+
+    def see_cancelled(self) -> None:
+        """Let what waits for more of the calls that were cancelled wait no longer."""
+        for number in self._left_out:
             self.printed(number).end()
-        return new
+        if self.calls.over:
+            self.calls.progress.update(over=True, status="canceled" if self.calls.abandoned() else "done")
 
 
 class Printed:
@@ -238,6 +260,11 @@ class Printed:
             self._changed.wait_for(lambda: self._ended or self._left_out + len(self._pieces) > number or told())
             pieces = enumerate(self._pieces, start=self._left_out + 1)
             return [piece for piece in pieces if piece[0] > number]
+
+
+def _of_one(number: int, logs: Logs, others: Logs) -> Logs:
+    """Tell what has the log of one call, while others are in another flight."""
+    return lambda task_id, asked: (logs if asked == number else others)(task_id, asked)
 
 
 def _has_run(failure: BaseException) -> bool:

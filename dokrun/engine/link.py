@@ -167,14 +167,19 @@ class Link:
         self._run.calls.progress.update()
         for flight in self._flights.all if not goes_on else ():
             flight.calls.cancel()
+            flight.see_cancelled()
 
     def also(self, folder: Path, task: Task) -> None:
         """Read what the container has left of calls whose outcomes nobody has taken. For the run."""
         self._aftermath.read(folder, task)
 
     def _cancel(self, flight: Flight) -> None:
-        if self._sending is not None:
-            self._sending.cancel(flight)
+        """See to calls of a job that were cancelled, in whichever flight they are: some may be tried again."""
+        others = [one for one in self._flights.all if one.calls is flight.calls and one is not flight]
+        for one in [flight, *others]:
+            one.see_cancelled()
+            if self._sending is not None:
+                self._sending.cancel(one)
 
     # Its life.
 
