@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,12 @@ def told(name: str) -> str | None:
     return os.environ.get(name)
 
 
+@dok.remote(timeout=60)
+def kill_the_container() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    threading.Event().wait()
+
+
 def started(starts: Path) -> int:
     return len(starts.read_text().split()) if starts.exists() else 0
 
@@ -59,6 +67,20 @@ def test_a_container_that_cannot_start_is_not_made_again_and_again(store: Object
         assert error.ran == "no"
         assert "VersionMismatch" in str(error)
         assert len(tasks(account)) == 1
+
+
+@pytest.mark.parametrize("bucket", [True, False], ids=["with a bucket", "with none"])
+def test_a_container_that_is_killed_is_not_made_again_behind_its_calls_back(account: Account, *, bucket: bool) -> None:
+    names = () if bucket else [name for name in account.environ if "BUCKET" in name or "S3" in name]
+    for name in names:
+        del account.environ[name]
+    account.here()
+    session = dok.session(plan=PLAN)
+    error = failure(session.submit(kill_the_container))
+    assert isinstance(error, dok.SessionLost)
+    assert error.ran != "no"
+    assert isinstance(session._future.exception(PATIENCE_S), dok.TaskFailed)
+    assert tasks(account) == ["error"]
 
 
 def test_the_end_of_a_process_makes_no_other_container(account: Account, tmp_path: Path) -> None:

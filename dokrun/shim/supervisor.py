@@ -66,7 +66,8 @@ def main(worker: Worker, payload: str, addresses: str, calls: str = "") -> int:
         manifest.count(places.lanes, spans)
         session = open_session(places) if "session" in header else None
         wait_for_first(supplies, spans, places.lanes)
-        take_claim(table, begun_with(spans, places.lanes))
+        # A session is a call of its own, which is begun with it: no other container may stand in for this one.
+        take_claim(table, begun_with(spans, places.lanes) if session is None else 1)
         manifest.keep_room()
         output.say(protocol.WORD.format(word))
         manifest.passed.begin(spent.RUNNING)
