@@ -24,7 +24,7 @@ from dokrun.api.container import Container
 from dokrun.emulator import Behaviour
 from dokrun.emulator.objects import ObjectStore
 from dokrun.secret import Secret
-from dokrun.shim import protocol, seal, serve, session
+from dokrun.shim import protocol, seal, serve, speakers
 from dokrun.shim.envelope import unpack_all
 
 PLAN = "v100-32gb"
@@ -129,7 +129,7 @@ def test_nothing_but_a_post_is_answered(world: World, method: str) -> None:
 def test_a_body_that_is_too_large_is_refused_by_its_head(world: World) -> None:
     speaker = Speaker(world.spoken)
     with world.spoken.line() as line:
-        line.say(speaker.sealed("/calls/1", bytes(session.LARGEST_BODY + 1), body=b""))
+        line.say(speaker.sealed("/calls/1", bytes(speakers.LARGEST_BODY + 1), body=b""))
         assert line.answer().status == 413
 
 

@@ -446,7 +446,9 @@ def test_the_archive_is_reproducible_and_small() -> None:
     shim.build.cache_clear()
     again = shim.build()
     assert (again.data, again.packed.sha256) == (first.data, first.packed.sha256)
-    assert first.packed.size < 64 * 1024
+    # It may ride in an argument of its own, beside the payload's. Linux takes none over 128 KiB, and base 64 makes four
+    # bytes of three, so 96 KiB is the wall.
+    assert first.packed.size < 72 * 1024
     names = zipfile.ZipFile(BytesIO(first.data)).namelist()
     assert "dokrun_shim/supervisor.py" in names
     assert "cloudpickle/cloudpickle.py" in names

@@ -89,7 +89,7 @@ ENTRYPOINT = (
 # Where an image may have the same bytes, so that they need not be brought.
 BAKED_PATH = "/opt/dokrun/shim.pyz"
 
-# How long one try to fetch the shim, some 50 KiB, may take.
+# How long one try to fetch the shim, some 60 KiB, may take.
 PATIENCE_S = 60.0
 
 # The arguments are `protocol`'s. The archive's digest stands in the task definition, which only the client writes; its
