@@ -53,6 +53,31 @@ def test_events_are_told_again_and_again_until_they_are_known_to_have_come() -> 
     assert box.empty
 
 
+def test_those_that_have_come_before_others_are_forgotten_too() -> None:
+    box = Mail()
+    for data in (b"a", b"b", b"c", b"d"):
+        box.post(said(data))
+    assert [event.data for event in box.forget(0, [2, 4])] == [b"b", b"d"]
+    assert box.forget(0, [2, 4, 9]) == [], "it is told again, and of some that nobody knows"
+    assert told(box) == [(1, b"a"), (3, b"c")]
+    assert [event.data for event in box.forget(3, [3])] == [b"a", b"c"]
+    assert box.empty
+    box.post(said(b"e"))
+    assert told(box, 4) == [(5, b"e")]
+
+
+def test_what_is_put_away_keeps_nothing_until_it_is_opened_again() -> None:
+    box = Mail()
+    box.post(said(b"a"))
+    box.put_away()
+    box.post(said(b"b"))
+    assert box.away
+    assert box.empty
+    box.open()
+    box.post(said(b"c"))
+    assert told(box, 1) == [(2, b"c")], "numbers go on from what was told before"
+
+
 def test_no_more_are_told_at_once_than_fit_and_one_at_least() -> None:
     box = Mail()
     for data in (b"aaaa", b"bbb", b"cc"):
@@ -60,6 +85,10 @@ def test_no_more_are_told_at_once_than_fit_and_one_at_least() -> None:
     assert told(box, most=1) == [(1, b"aaaa")]
     assert told(box, most=7) == [(1, b"aaaa"), (2, b"bbb")]
     assert told(box, 1, most=4) == [(2, b"bbb")]
+    for _ in range(mail.MOST):
+        box.post(said(b""))
+    assert len(told(box)) == mail.MOST
+    assert [at for at, _ in told(box, mail.MOST)] == list(range(mail.MOST + 1, mail.MOST + 4))
 
 
 def test_whoever_waits_hears_at_once_what_comes() -> None:
@@ -98,7 +127,7 @@ def test_of_what_is_printed_the_oldest_goes_and_nothing_else_does() -> None:
     box.post(said(b"another"))
     assert [at for at, _ in told(box, most=1 << 30)] == [1, 4, 5, 6, 7, 8]
     # What has come makes room.
-    box.forget(6)
+    box.forget(5, [6])
     for _ in range(3):
         box.post(said(quarter, OUTPUT))
     assert [at for at, _ in told(box, most=1 << 30)] == [7, 8, 9, 10, 11]
@@ -110,4 +139,4 @@ def test_what_alone_is_too_much_is_left_out_itself(size: Any) -> None:
     box.post(said(bytes(size), OUTPUT))
     assert box.empty == (size > mail.PRINTED_BYTES)
     box.post(said(b"more", OUTPUT))
-    assert told(box)[-1] == (2, b"more")
+    assert told(box)[-1][1] == b"more"

@@ -205,6 +205,21 @@ def test_an_order_that_is_sent_again_gets_the_same_answer_and_runs_once(world: W
     assert (started(tmp_path / "starts"), started(tmp_path / "Starts")) == (1, 0)
 
 
+def test_what_has_come_before_something_else_is_told_no_more(world: World, tmp_path: Path) -> None:
+    speaker = Speaker(world.spoken)
+    speaker.ask("/calls/1", payload(start, tmp_path / "starts"))
+    assert outcome(speaker)["kind"] == "value"
+
+    def asked(**told: Any) -> list[str]:
+        answer = speaker.ask("/ask", json.dumps({"after": 0, "taken": 0, "wait_s": 0, **told}).encode())
+        _, header, _ = next(iter(unpack_all(answer.body)))
+        return [event["kind"] for event in header["events"]]
+
+    assert asked() == ["begun", "report"]
+    assert asked(also=[2]) == ["begun"]
+    assert asked(taken=1) == []
+
+
 def test_numbers_may_come_in_another_order_and_not_far_behind(world: World) -> None:
     speaker = Speaker(world.spoken)
     last = seal.WINDOW + 10

@@ -190,7 +190,10 @@ class Requests:
     def _ask(self, speaker: Speaker, body: Piece) -> Told:
         told = json.loads(bytes(body))
         after = int(told["after"])
-        self._post.come(speaker.mail.forget(int(told["taken"])), speaker.mail)
+        if speaker.mail.away:
+            self._post.open(speaker.mail)
+        also = map(int, told.get("also", ()))  # which older clients do not tell
+        self._post.come(speaker.mail.forget(int(told["taken"]), also), speaker.mail)
         wait_s = 0.0 if self._opened.over else min(LONGEST_WAIT_S, float(told["wait_s"]))
         events = speaker.mail.after(after, wait_s, EVENTS_BYTES)
         header = {"events": [{**event.told, "number": number} for number, event in events], "state": self._state()}

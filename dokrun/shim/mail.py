@@ -4,12 +4,16 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import collections
+import itertools
 import threading
 import time
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Deque, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
 # How much of what calls print waits to be told; what is older is in the log alone.
 PRINTED_BYTES = 4 << 20
+
+# How many events are told at once.
+MOST = 4096
 
 OUTPUT = "output"
 # How long a patient event waits.
@@ -25,55 +29,73 @@ class Event(NamedTuple):
 
 
 class Mail:
-    """What one speaker is told. For any thread."""
+    """What one speaker is told. For any thread.
+
+    Attributes:
+        away: whether it is put away, since its speaker is not heard any more.
+    """
 
     def __init__(self) -> None:
-        self._events: Deque[Tuple[int, Event]] = collections.deque()
-        self._last = 0
+        # By their numbers, from the one behind `_gone` on; some may have come before others.
+        self._events: Dict[int, Event] = {}
+        self._last = self._gone = 0
+        # The last one that is not patient.
+        self._pressing = 0
+        # Those that are of what calls print, and how much that is.
+        self._prints: Deque[int] = collections.deque()
         self._printed = 0
         self._changed = threading.Condition()
         self._woken = False
+        self.away = False
 
     def post(self, event: Event) -> None:
         """Have something told."""
         with self._changed:
+            prints = event.told["kind"] == OUTPUT
+            if self.away or (prints and len(event.data) > PRINTED_BYTES):
+                return
             self._last += 1
-            self._events.append((self._last, event))
-            if event.told["kind"] == OUTPUT:
+            self._events[self._last] = event
+            if not event.patient:
+                self._pressing = self._last
+            if prints:
+                self._prints.append(self._last)
                 self._printed += len(event.data)
-                if self._printed > PRINTED_BYTES:
-                    self._leave_out()
+                while self._printed > PRINTED_BYTES:
+                    self._remove(self._prints.popleft())
             self._changed.notify_all()
 
     def after(self, number: int, wait_s: float, most_bytes: int) -> List[Tuple[int, Event]]:
         """Tell what comes after the event of a number, as soon as there is anything, but wait no longer than so long.
 
-        At least one, if there is any; and no more than so many bytes go with them.
+        At least one, if there is any; no more than `MOST`, and no more than so many bytes go with them.
         """
         until = time.monotonic() + wait_s
         with self._changed:
-            if not self._changed.wait_for(lambda: self._is_pressing(number), PATIENCE_S if wait_s else 0.0):
-                self._changed.wait_for(lambda: self._woken or self._any(number), until - time.monotonic())
+            if not self._changed.wait_for(
+                lambda: self._woken or self._pressing > number, PATIENCE_S if wait_s else 0.0
+            ):
+                self._changed.wait_for(lambda: self._woken or self._last > number, until - time.monotonic())
             self._woken = False
             told: List[Tuple[int, Event]] = []
-            for one in self._events:
-                if one[0] > number:
-                    most_bytes -= len(one[1].data)
-                    if told and most_bytes < 0:
+            for at in range(max(number, self._gone) + 1, self._last + 1):
+                event = self._events.get(at)
+                if event is not None:
+                    most_bytes -= len(event.data)
+                    if told and (most_bytes < 0 or len(told) == MOST):
                         break
-                    told.append(one)
+                    told.append((at, event))
             return told
 
-    def forget(self, number: int) -> List[Event]:
-        """Forget the events up to a number, which are known to have come. Tells them."""
+    def forget(self, number: int, also: Iterable[int] = ()) -> List[Event]:
+        """Forget the events up to a number, and some others, which are known to have come. Tells them."""
         with self._changed:
-            come = []
-            while self._events and self._events[0][0] <= number:
-                _, event = self._events.popleft()
-                come.append(event)
-                if event.told["kind"] == OUTPUT:
-                    self._printed -= len(event.data)
-            return come
+            number = min(number, self._last)
+            come = [self._remove(at) for at in itertools.chain(range(self._gone + 1, number + 1), also)]
+            self._gone = max(self._gone, number)
+            while self._prints and self._prints[0] not in self._events:
+                self._prints.popleft()
+            return [event for event in come if event is not None]
 
     def wake(self) -> None:
         """Let whoever waits wait no longer."""
@@ -81,24 +103,27 @@ class Mail:
             self._woken = True
             self._changed.notify_all()
 
+    def put_away(self) -> None:
+        """Keep nothing, and take nothing, until it is opened again."""
+        with self._changed:
+            self.away = True
+            self._events.clear()
+            self._prints.clear()
+            self._printed, self._gone = 0, self._last
+
+    def open(self) -> None:
+        """Take what shall be told from now on."""
+        with self._changed:
+            self.away = False
+
     @property
     def empty(self) -> bool:
         """Whether nothing waits to be told."""
         with self._changed:
             return not self._events
 
-    def _any(self, number: int) -> bool:
-        return bool(self._events) and self._events[-1][0] > number
-
-    def _is_pressing(self, number: int) -> bool:
-        return self._woken or any(at > number and not event.patient for at, event in self._events)
-
-    def _leave_out(self) -> None:
-        oldest: Optional[Tuple[int, Event]] = None
-        for one in self._events:
-            if one[1].told["kind"] == OUTPUT:
-                oldest = one
-                break
-        if oldest is not None:
-            self._events.remove(oldest)
-            self._printed -= len(oldest[1].data)
+    def _remove(self, number: int) -> Optional[Event]:
+        event = self._events.pop(number, None)
+        if event is not None and event.told["kind"] == OUTPUT:
+            self._printed -= len(event.data)
+        return event

@@ -17,8 +17,9 @@ from .mail import OUTPUT, Event, Mail
 from .opened import Job
 from .reports import entry_of
 
-# A report that is larger is not told at once, but fetched.
+# A report that is larger is not told at once, but fetched; and so is every one, while so much waits to be taken.
 INLINE_BYTES = 256 << 10
+HELD_BYTES = 64 << 20
 
 
 class Place(NamedTuple):
@@ -35,11 +36,15 @@ class Post:
     Args:
         out: the folder of the files, in the artifact.
         job_of: tells which job a call is one of.
+        most_bytes: how much of the reports may be in memory.
     """
 
-    def __init__(self, out: str, job_of: Callable[[int], Job]) -> None:
+    def __init__(self, out: str, job_of: Callable[[int], Job], most_bytes: int = HELD_BYTES) -> None:
         self._out = out
         self._job_of = job_of
+        self._most_bytes = most_bytes
+        # How much of the reports is in memory.
+        self._held = 0
         self._lock = threading.Lock()
         # Of the calls that nobody has taken the outcome of: what is told of it, to whom, and where their reports lie.
         self._told: Dict[int, Tuple[Event, List[Mail]]] = {}
@@ -77,11 +82,13 @@ class Post:
 
     def _tell(self, number: int, told: Dict[str, Any], data: bytes = b"", place: Optional[Place] = None) -> bool:
         job = self._job_of(number)
-        event = job.event({**told, "call": number}, data)
         with self._lock:
             if number in job.told:
                 return False
             job.told.add(number)
+            inline = self._held + len(data) <= self._most_bytes and not all(mail.away for mail in job.mails)
+            event = job.event({**told, "call": number}, data if inline else b"")
+            self._held += len(event.data)
             self._told[number] = (event, list(job.mails))
             self._jobs[number] = (job.id, job.packs.base)
             if place is not None:
@@ -119,6 +126,7 @@ class Post:
             self._told[number] = (self._told[number][0], left)
             if left:
                 return
+            self._held -= len(self._told[number][0].data)
             del self._told[number], self._jobs[number]
             place = self._places.pop(number, None)
             if place is None:
@@ -129,6 +137,23 @@ class Post:
                 return
             del self._files[place.path]
         _remove(place.path)
+
+    def put_away(self, mail: Mail) -> None:
+        """Hold nothing any more for somebody who is not heard: what that one was to be told stays in its files."""
+        mail.put_away()
+        with self._lock:
+            for number, (event, mails) in self._told.items():
+                if event.data and mail in mails and all(one.away for one in mails):
+                    self._held -= len(event.data)
+                    self._told[number] = (event._replace(data=b""), mails)
+
+    def open(self, mail: Mail) -> None:
+        """Tell somebody who is heard again all that was to be told to that one, but for what calls have printed."""
+        mail.open()
+        with self._lock:
+            events = [event for event, mails in self._told.values() if mail in mails]
+        for event in events:
+            mail.post(event)
 
     def read(self, number: int, at: int, most: int) -> bytes:
         """Read a piece of a report that nobody has taken yet. Raises KeyError and OSError."""

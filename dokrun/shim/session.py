@@ -9,8 +9,9 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /calls/ORDER                payloads, one after another → {"taken"}: of each {"base"}, the number of its first call,
                                 or {"refused": {"reason", "message"}}
     /calls/ORDER/SHA256         the same, of what was put since it is large; {} while that is not there yet
-    /ask                        {"after", "taken", "wait_s"} → an envelope with the events after that one, and the
-                                session's state; those up to `taken` are forgotten
+    /ask                        {"after", "taken", "also", "wait_s"} → an envelope with the events after that one, and
+                                the session's state; those up to `taken`, and those whose numbers `also` has, are
+                                forgotten
     /get/CALL/AT                → a piece of a report that was too large to be told at once
     /send/CALL                  {"address"} → {}, {"sha256"} or {"failed"}: how far it is with sending the same to the
                                 bucket
@@ -22,6 +23,9 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /write/STREAM/AT            say something to it, nothing for an end → {"at"}: how much was said
     /read/STREAM/AT             {"wait_s"} → what it says from there on, behind a byte 0; a byte 1 at its end
     /shut/STREAM                end that
+
+Whoever has not been heard for long is told again, when that one asks, what each call has come to and nobody has taken;
+events may come twice so.
 
 What was answered with 202 has been taken, and is not done twice when it is sent again: ORDER counts what a speaker has
 sent, from 1 on. A container ends by itself: when there has been nothing to do for so long as the payload
@@ -51,6 +55,8 @@ from .serve import Answer, Head, Piece, Refused, Server
 from .speakers import Asked, Speaker, Speakers
 from .stopping import Stopped
 
+# For whom nothing is held any more: who has not been heard for so long. A question waits for less.
+SILENT_S = 120.0
 # How long a session that was closed waits until its last outcomes are known to have come.
 LAST_ASKED_S = 10.0
 # How often it is looked whether a session shall end.
@@ -123,6 +129,9 @@ class Session:
         while not self._opened.close_if(self._is_over):
             self._ended.wait(LOOK_S)
             self._requests.end_calls(self._opened.unwanted)  # which no worker may have been at when they were cancelled
+            for speaker in self._speakers.silent(SILENT_S):
+                if not speaker.mail.away:
+                    self._post.put_away(speaker.mail)
             if stopping.age_s() > self._told["limit_s"]:
                 self._end(
                     protocol.STOPPED, f"the session has lasted as long as its timeout of {self._told['limit_s']:g} s"

@@ -27,6 +27,8 @@ class Speaker:
         # What was answered when it sent calls, as long as it may ask again: it sends a few at the same time.
         self.answers: Dict[int, bytes] = {}
         self.orders = seal.Counts()
+        # When it was heard last, by the monotonic clock.
+        self.heard = time.monotonic()
 
 
 class Asked:
@@ -61,6 +63,10 @@ class Speakers:
         with self._lock:
             return list(self._speakers.values())
 
+    def silent(self, since_s: float) -> List[Speaker]:
+        """Tell who has not been heard for so long."""
+        return [speaker for speaker in self.all if time.monotonic() - speaker.heard > since_s]
+
     def admit(self, head: Head) -> Asked:
         """Tell who asks, before the body is read. Raises Refused."""
         if "origin" in head.fields:
@@ -89,7 +95,7 @@ class Speakers:
         with self._lock:
             if not speaker.counts.take(asked.count):
                 raise Refused(409)  # it was said before
-            self.heard = time.monotonic()
+            self.heard = speaker.heard = time.monotonic()
         return asked
 
     def hello(self, head: Head, token: str) -> Answer:
@@ -98,7 +104,7 @@ class Speakers:
         speaker = Speaker(seal.key_of(token, name, theirs, ours))
         with self._lock:
             self._speakers[name] = speaker
-            self.heard = time.monotonic()
+            self.heard = speaker.heard
         body = json.dumps({"speaker": name, "nonce": ours}).encode()
         mac = seal.of_answer(speaker.key, 0, 200, seal.digest(body), len(body))
         return Answer(200, [body], ((seal.MAC, mac),))

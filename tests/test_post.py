@@ -1,0 +1,90 @@
+"""The reports of a session's calls: each is told, and stays until it is known to have come to whoever wants it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dokrun.shim.blobs import Blobs
+from dokrun.shim.envelope import pack
+from dokrun.shim.mail import Mail
+from dokrun.shim.opened import Job, Opened
+from dokrun.shim.post import Post
+
+SIZE = len(pack({"call": 1}, []))
+# How much is told at once: two reports.
+MOST = 2 * SIZE + 1
+
+
+class World:
+    """A job of four calls, which two want to know of, and the post."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.opened = Opened(1, Blobs(str(folder)))
+        self.opened.listen(lambda _span, _failure: None, lambda _job: None)
+        self.post = Post(str(folder), self.opened.job_of, MOST)
+        self.first, self.second = Mail(), Mail()
+        header = {"job": "a", "calls": [{"count": 4, "timeout_s": 1}]}
+        job = self.opened.add(header, "a", (), self.first)
+        assert job is not None
+        self.job: Job = job
+
+    def report(self, *numbers: int) -> None:
+        """Hear what calls have come to, in a file."""
+        path = self.folder / f"report-{numbers[0]}"
+        path.write_bytes(b"".join(pack({"call": number}, []) for number in numbers))
+        self.post.add(str(path), good=True)
+
+    def come(self, mail: Mail, *numbers: int) -> None:
+        """Hear from somebody which events have come."""
+        self.post.come(mail.forget(0, numbers), mail)
+
+
+def told(mail: Mail, after: int = 0) -> list[tuple[int, int]]:
+    """Tell of which calls somebody is told, and how many bytes go with that."""
+    return [(event.told["call"], len(event.data)) for _, event in mail.after(after, 0.0, 1 << 20)]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def test_while_much_waits_to_be_taken_reports_are_not_held_but_fetched(world: World) -> None:
+    world.report(1, 2, 3)
+    assert told(world.first) == [(1, SIZE), (2, SIZE), (3, 0)]
+    event = world.first.after(2, 0.0, MOST)[0][1]
+    assert event.told["size"] == SIZE, "so it shows that more is to be fetched"
+    assert world.post.read(3, 0, SIZE) == pack({"call": 3}, [])
+    world.come(world.first, 1)
+    world.report(4)
+    assert told(world.first) == [(2, SIZE), (3, 0), (4, SIZE)]
+    world.come(world.first, 2, 3, 4)
+    assert world.post.all_taken
+    assert list(world.folder.iterdir()) == []
+
+
+def test_for_somebody_who_is_not_heard_nothing_is_held_and_all_that_nobody_took_is_told_again(world: World) -> None:
+    world.report(1, 2)
+    world.come(world.first, 1)
+    world.post.put_away(world.first)
+    world.report(3)
+    assert told(world.first) == []
+    # Whoever comes in place of that one fetches it.
+    assert world.post.tell_too("a", world.second) == [1, 2]
+    assert told(world.second) == [(2, 0), (3, 0)]
+    world.post.open(world.first)
+    assert told(world.first, 2) == [(2, 0), (3, 0)]
+    # Nothing is held, so there is room again.
+    world.report(4)
+    assert told(world.first, 4) == [(4, SIZE)]
+
+
+def test_what_one_of_two_is_to_be_told_is_held_though_the_other_is_not_heard(world: World) -> None:
+    world.job.mails.append(world.second)
+    world.report(1)
+    world.post.put_away(world.first)
+    world.report(2)
+    assert told(world.second) == [(1, SIZE), (2, SIZE)]
