@@ -8,7 +8,7 @@ import pickle
 import threading
 import traceback
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -356,6 +356,33 @@ def test_strangers_who_say_nothing_do_not_take_all_the_room(port: int) -> None:
     for one in silent:
         with one:
             assert one.ended
+
+
+@pytest.fixture
+def patient() -> Iterator[int]:
+    """Where somebody listens who waits for longer than any test takes."""
+    server = serve.Server("127.0.0.1", 0, Echo(), head_s=10 * PATIENCE_S)
+    server.start()
+    yield server.port
+    server.close()
+
+
+@pytest.mark.parametrize("said", [b"", b"POST /echo HTTP/1.1\r\n"], ids=["nothing", "half a head"])
+def test_the_oldest_stranger_makes_place_and_whoever_is_known_stays(patient: int, said: bytes) -> None:
+    with ExitStack() as opened:
+        known = opened.enter_context(Line(patient))
+        known.say(head("/echo", 5, {}) + b"hello")
+        assert known.answer().body == b"hello"
+        silent = []
+        for _ in range(2 * serve.CONNECTIONS):
+            silent.append(opened.enter_context(Line(patient)))
+            silent[-1].say(said)
+        another = opened.enter_context(Line(patient))
+        another.say(head("/echo", 7, {}) + b"another")
+        assert another.answer().body == b"another"
+        assert silent[0].ended
+        known.say(head("/echo", 5, {}) + b"again")
+        assert known.answer().body == b"again"
 
 
 # --- what is a secret
