@@ -6,6 +6,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import contextlib
 import os
 import threading
+import time
 from typing import Any, Callable, Dict, Iterable, List, Set
 
 from . import fetch
@@ -14,6 +15,8 @@ from .serve import Piece
 # How much may lie here that no call is given any more.
 ROOM_BYTES = 8 << 30
 STREAMS = 4
+# How long it is kept for a job that has not come itself, from its last piece on.
+WAITED_S = 600.0
 
 
 class Blob:
@@ -38,16 +41,23 @@ class Blobs:
     Args:
         folder: which one.
         room: how many bytes may lie there that no call is given any more.
+        waited_s: how long bytes lie there for a job that has not come itself.
     """
 
-    def __init__(self, folder: str, room: int = ROOM_BYTES) -> None:
+    def __init__(self, folder: str, room: int = ROOM_BYTES, waited_s: float = WAITED_S) -> None:
         self._folder = folder
         self._room = room
+        self._waited_s = waited_s
         self._came: Callable[[], None]
         self._lock = threading.RLock()
         self._streams = threading.BoundedSemaphore(STREAMS)
         # The one that was needed last is the last.
         self._blobs: Dict[str, Blob] = {}
+        # What each job is given; and how much lies here for none.
+        self._jobs: Dict[str, Set[str]] = {}
+        self._idle = 0
+        # The jobs that have not come themselves, and when something was brought for each, by the monotonic clock.
+        self._awaited: Dict[str, float] = {}
 
     def listen(self, came: Callable[[], None]) -> None:
         """Have it told whenever one is whole, or will not come."""
@@ -98,6 +108,7 @@ class Blobs:
                 file.write(piece)
             blob.at += len(piece)
             whole = blob.whole
+            self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)
         if whole:
             self._came()
         return blob.at
@@ -112,25 +123,50 @@ class Blobs:
         with self._lock:
             return all(it in self._blobs and self._blobs[it].whole for it in needed)
 
+    def taken(self, job: str) -> None:
+        """Take note that a job has come, so that bytes are kept for it until they are released."""
+        with self._lock:
+            self._awaited.pop(job, None)
+
     def release(self, job: str) -> None:
         """Keep none any longer for a job."""
         with self._lock:
-            for blob in self._blobs.values():
-                blob.jobs.discard(job)
-            idle = [(sha256, blob) for sha256, blob in self._blobs.items() if not blob.jobs and blob.whole]
-            too_much = sum(blob.size for _, blob in idle) - self._room
-            for sha256, blob in idle:
-                if too_much <= 0:
-                    break
-                too_much -= blob.size
-                del self._blobs[sha256]
-                with contextlib.suppress(OSError):  # a function may have removed it
-                    os.unlink(self._path(sha256))
+            self._awaited.pop(job, None)
+            for sha256 in self._jobs.pop(job, ()):
+                self._blobs[sha256].jobs.discard(job)
+                self._let_go(sha256)
+
+    def release_awaited(self) -> None:
+        """Keep none any longer for jobs that do not come."""
+        with self._lock:
+            until = time.monotonic() - self._waited_s
+            for job in [job for job, brought in self._awaited.items() if brought < until]:
+                if not any(self._blobs[sha256].fetching for sha256 in self._jobs[job]):
+                    self.release(job)
+
+    def _let_go(self, sha256: str) -> None:
+        """Take note that one may be needed by nobody, and make room."""
+        blob = self._blobs[sha256]
+        if blob.jobs or blob.fetching:
+            return
+        self._idle += blob.size
+        while self._idle > self._room:
+            oldest = next(sha256 for sha256, blob in self._blobs.items() if not blob.jobs and not blob.fetching)
+            self._idle -= self._blobs.pop(oldest).size
+            with contextlib.suppress(OSError):  # a function may have removed it
+                os.unlink(self._path(oldest))
 
     def _kept(self, job: str, sha256: str, size: int) -> Blob:
-        # Last in line to go.
-        blob = self._blobs[sha256] = self._blobs.pop(sha256, Blob(size))
-        blob.jobs.add(job)
+        blob = self._blobs.pop(sha256, None)
+        if blob is None:
+            blob = Blob(size)
+        elif not blob.jobs and not blob.fetching:
+            self._idle -= blob.size
+        self._blobs[sha256] = blob  # last in line to go
+        if job not in blob.jobs:
+            blob.jobs.add(job)
+            self._jobs.setdefault(job, set()).add(sha256)
+            self._awaited[job] = time.monotonic()
         return blob
 
     def _fetch(self, sha256: str, blob: Blob, address: str) -> None:
@@ -143,6 +179,7 @@ class Blobs:
         with self._lock:
             blob.fetching, blob.failed = False, failed
             blob.at = 0 if failed else blob.size
+            self._let_go(sha256)
         self._came()
 
     def _path(self, sha256: str) -> str:

@@ -183,6 +183,7 @@ class Opened:
             packs = Packs(header["calls"], base=self._next, name=name)
             job = Job(header, packs, blobs, mail)
             job.lay_out = lay_out
+            self._blobs.taken(job.id)
             self._next += len(job.packs)
             self._jobs[job.packs.base] = job
             self._bases.append(job.packs.base)

@@ -79,11 +79,11 @@ class Session:
     def __init__(self, places: Places, token_sha256: str) -> None:
         self._places = places
         self._told: Dict[str, Any] = places.header["session"]
-        blobs = Blobs(os.path.join(places.folder, "blobs"))
-        self._opened = Opened(places.lanes, blobs)
+        self._blobs = Blobs(os.path.join(places.folder, "blobs"))
+        self._opened = Opened(places.lanes, self._blobs)
         self._post = Post(places.out, self._opened.job_of)
         self._opened.listen(self._post.failed, self._over)
-        self._requests = Requests(places.folder, self._opened, blobs, self._post, self._state)
+        self._requests = Requests(places.folder, self._opened, self._blobs, self._post, self._state)
         self._does = {**self._requests.known(), "close": self._close}
         self._speakers = Speakers(token_sha256)
         self._closing: Optional[float] = None
@@ -129,6 +129,7 @@ class Session:
         while not self._opened.close_if(self._is_over):
             self._ended.wait(LOOK_S)
             self._requests.end_calls(self._opened.unwanted)  # which no worker may have been at when they were cancelled
+            self._blobs.release_awaited()
             for speaker in self._speakers.silent(SILENT_S):
                 if not speaker.mail.away:
                     self._post.put_away(speaker.mail)
