@@ -10,6 +10,7 @@ import urllib.parse
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import pytest
 from emulated import request
 from waiting import PATIENCE_S, wait_for
 
@@ -85,6 +86,13 @@ class Inside:
             size = int(head.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             body = reader.read(size)  # type: ignore[attr-defined]
         return body
+
+
+@pytest.fixture
+def inside() -> Iterator[Inside]:
+    inside = Inside()
+    yield inside
+    inside.close()
 
 
 class Outside:

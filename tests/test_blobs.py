@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import resource
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_shim import Site
-from waiting import wait_for
+from sites import Site, site
+from waiting import PATIENCE_S, wait_for
 
 from dokrun.shim.blobs import Blobs
+
+__all__ = ["site"]
 
 DATA = bytes(range(256)) * 8
 DIGEST = hashlib.sha256(DATA).hexdigest()
@@ -36,13 +39,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 def test_pieces_count_in_their_order_only_and_each_once(world: World) -> None:
@@ -154,3 +150,54 @@ def test_what_no_job_needs_any_more_makes_room_the_oldest_first(tmp_path: Path) 
     kept.release("kept")
     assert files(tmp_path) == {names[2], names[4]}
     assert kept.need("other", {names[1]: [1, None]}) == [names[1]], "it is asked for again"
+
+
+def test_what_a_job_that_does_not_come_was_given_makes_room_too(tmp_path: Path) -> None:
+    other = hashlib.sha256(b"other").hexdigest()
+    kept = Blobs(str(tmp_path), room=len(DATA), waited_s=0.0)
+    kept.listen(lambda: None)
+    kept.need("does not", {other: [5, None], DIGEST: [len(DATA), None]})
+    kept.need("comes", {DIGEST: [len(DATA), None]})
+    kept.put(other, 0, b"othe")
+    kept.put(DIGEST, 0, DATA)
+    kept.taken("comes")
+    kept.release_awaited()
+    assert files(tmp_path) == {DIGEST, other}, "there is room for what may still be needed"
+    kept.release("comes")
+    assert files(tmp_path) == {DIGEST}
+    with pytest.raises(KeyError):
+        kept.put(other, 4, b"r")
+    assert kept.need("another", {DIGEST: [len(DATA), None]}) == []
+
+
+def test_as_long_as_pieces_come_a_job_is_waited_for(tmp_path: Path) -> None:
+    kept = Blobs(str(tmp_path), room=0, waited_s=PATIENCE_S)
+    kept.listen(lambda: None)
+    kept.need("job", {DIGEST: [len(DATA), None]})
+    kept.put(DIGEST, 0, DATA[:1000])
+    kept.release_awaited()
+    assert kept.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
+
+
+def test_what_is_fetched_for_a_job_that_does_not_come_is_there_for_others(tmp_path: Path, site: Site) -> None:
+    kept = Blobs(str(tmp_path), room=0, waited_s=0.0)
+    came = threading.Event()
+    kept.listen(came.set)
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def slowly() -> None:
+        arrived.set()
+        assert go_on.wait(PATIENCE_S)
+
+    site.files["/slow"], site.before["/slow"] = DATA, slowly
+    kept.need("does not come", {DIGEST: [len(DATA), f"{site.url}/slow"]})
+    assert arrived.wait(PATIENCE_S)
+    kept.release_awaited()
+    assert kept.need("comes", {DIGEST: [len(DATA), None]}) == [], "it is under way"
+    kept.taken("comes")
+    go_on.set()
+    assert came.wait(PATIENCE_S)
+    kept.release_awaited()
+    assert kept.have([DIGEST])
+    kept.release("comes")
+    assert files(tmp_path) == set(), "there is no room"

@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from clocks import ManualClock
-from ported import OK, Inside, Outside, all_of, said
+from ported import OK, Inside, Outside, all_of, inside, said
 from waiting import PATIENCE_S
 
 from dokrun.emulator import Behaviour, Emulator
+
+__all__ = ["inside"]
 
 CUT_S = 30
 LARGEST = 1000
@@ -21,13 +23,6 @@ SWITCH = b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: w
 @pytest.fixture
 def clock() -> ManualClock:
     return ManualClock()
-
-
-@pytest.fixture
-def inside() -> Iterator[Inside]:
-    inside = Inside()
-    yield inside
-    inside.close()
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from account import Account, Files
 from emulated import end_of
 from forged import Evil, account, bucket, evil, evil_results, job_of, sized
 from places import failure, wait_for
-from test_shim import Container, Site, payload, site
+from sites import Site, site
+from test_shim import Container, payload
 
 import dokrun as dok
 from dokrun import keys

@@ -15,9 +15,10 @@ import cloudpickle
 import pytest
 from attempts import Attempt
 from attempts import Container as Supervised
+from sites import site
 from storefaults import FaultyStore, StoreFault
 from test_lanes import MANY, SENT, Book, book, calls, container, faulty, gate, many, others
-from test_shim import Container, payload_of, site
+from test_shim import Container, payload_of
 
 from dokrun.shim import protocol
 

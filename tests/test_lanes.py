@@ -19,8 +19,9 @@ import cloudpickle
 import pytest
 from attempts import Attempt
 from attempts import Container as Supervised
+from sites import Site, site
 from storefaults import FaultyStore, StoreFault
-from test_shim import Container, Site, payload_of, site
+from test_shim import Container, payload_of
 from waiting import wait_for
 
 from dokrun import keys

@@ -19,7 +19,8 @@ from clocks import ManualClock
 from emulated import end_of, request
 from places import failure, wait_for
 from severed import Severed
-from test_shim import Container, Site, payload, site
+from sites import Site, site
+from test_shim import Container, payload
 
 import dokrun as dok
 from dokrun import keys

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from test_shim import Site
+from sites import Site, site
 from waiting import wait_for
 
 from dokrun.shim.blobs import Blobs
 from dokrun.shim.envelope import Span
 from dokrun.shim.mail import Mail
 from dokrun.shim.opened import Job, Opened
+
+__all__ = ["site"]
 
 LANES = 2
 GIVEN = b"given"
@@ -24,8 +25,8 @@ DIGEST = hashlib.sha256(GIVEN).hexdigest()
 class World:
     """An open list, and all that is heard of it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.blobs = Blobs(str(folder))
+    def __init__(self, folder: Path, **blobs: Any) -> None:
+        self.blobs = Blobs(str(folder), **blobs)
         self.opened = Opened(LANES, self.blobs)
         self.failed: list[tuple[Span, str]] = []
         self.over: list[str] = []
@@ -58,13 +59,6 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-@pytest.fixture
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 def test_calls_are_numbered_on_over_all_jobs_and_given_out_once_each(world: World) -> None:
@@ -162,6 +156,17 @@ def test_calls_wait_until_all_is_there_that_they_are_given_and_others_do_not(wor
     assert world.opened.take(0, 1) == (1, 2)
     world.opened.done((1, 2))
     assert world.opened.idle_since() is not None
+
+
+def test_what_a_job_is_given_is_kept_until_it_is_over_once_it_has_come(tmp_path: Path) -> None:
+    world = World(tmp_path, room=0, waited_s=0.0)
+    world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
+    world.blobs.put(DIGEST, 0, GIVEN)
+    world.add("a", 1, DIGEST)
+    world.blobs.release_awaited()
+    assert world.blobs.have([DIGEST])
+    assert world.all_of(0) == [1]
+    assert not world.blobs.have([DIGEST])
 
 
 def test_an_actor_stays_in_its_lane_and_each_new_one_goes_where_there_are_the_fewest(world: World) -> None:

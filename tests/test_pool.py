@@ -9,20 +9,15 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 import pytest
-from ported import OK, Inside
+from ported import OK, Inside, inside
 from waiting import PATIENCE_S, wait_for
 
 from dokrun.api import pool
 from dokrun.api.pool import Broken, NotConnected, Pool
 
+__all__ = ["inside"]
+
 BRIEFLY_S = 0.3
-
-
-@pytest.fixture
-def inside() -> Iterator[Inside]:
-    inside = Inside()
-    yield inside
-    inside.close()
 
 
 @pytest.fixture

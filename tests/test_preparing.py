@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_shim import Container, Site, site
+from sites import Site, site
+from test_shim import Container
 
 from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.options import Options

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import base64
 import hashlib
-import http.server
 import itertools
 import json
 import os
@@ -17,13 +16,14 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
 import pytest
+from sites import Site, site
 from told import Told
 
 import dokrun.shim
@@ -31,48 +31,9 @@ from dokrun.engine.packing import Pack, Segments
 from dokrun.payload import shim
 from dokrun.shim import drain, envelope, protocol
 
+__all__ = ["site"]
+
 cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
-
-class Site:
-    """A web server that serves what it is told to, and counts what it was asked for."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.answers: dict[str, list[int]] = {}
-        self.asked: list[str] = []
-        site = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                site.asked.append(path)
-                status = site.answers.get(path, [])
-                code = status.pop(0) if status else 200
-                body = site.files.get(path, b"")
-                self.send_response(code if path in site.files else 404)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                if code == 200:
-                    self.wfile.write(body)
-
-            def log_message(self, *_args: object) -> None:
-                """Say nothing."""
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    site = Site()
-    yield site
-    site.close()
 
 
 class Container(Told):
