@@ -50,6 +50,12 @@ class World:
             self.opened.done(span)
         return taken
 
+    def run(self, *calls: tuple[int, int]) -> None:
+        """Let lanes take calls one by one, each this one, and bring it to its end."""
+        for lane, number in calls:
+            assert self.opened.take(lane, 1) == (number, number + 1)
+            self.opened.done((number, number + 1))
+
     @property
     def cancelled(self) -> list[int]:
         assert {reason for _, reason in self.failed} <= {"cancelled"}
@@ -171,7 +177,7 @@ def test_what_a_job_is_given_is_kept_until_it_is_over_once_it_has_come(tmp_path:
 
 def test_an_actor_stays_in_its_lane_and_each_new_one_goes_where_there_are_the_fewest(world: World) -> None:
     for actor in ("one", "two", "three"):
-        world.add(f"made {actor}", 1, actor=actor)
+        world.add(f"made {actor}", 1, actor=actor, makes=True)
     # Each lane is given the calls of its own actors, and those that are nobody's.
     assert [world.opened.take(0, 1), world.opened.take(0, 1)] == [(1, 2), (3, 4)]
     assert world.opened.take(1, 1) == (2, 3)
@@ -183,6 +189,39 @@ def test_an_actor_stays_in_its_lane_and_each_new_one_goes_where_there_are_the_fe
     world.add("nobody's", 1)
     assert world.opened.take(1, 1) == (6, 7)
     assert world.opened.take(0, 1) == (5, 6)
+
+
+def test_what_an_actor_is_asked_waits_for_what_it_was_asked_before(world: World) -> None:
+    world.blobs.need("made", {DIGEST: [len(GIVEN), None]})
+    world.add("made", 1, DIGEST, actor="one", makes=True)
+    world.add("another's", 1, actor="two", makes=True)
+    world.add("asked", 1, actor="one")
+    assert world.opened.take(0, 1) == (2, 3)
+    assert world.opened.rest() == [(1, 2), (3, 4)]
+    world.blobs.put(DIGEST, 0, GIVEN)
+    assert [world.opened.take(1, 1), world.opened.take(1, 1)] == [(1, 2), (3, 4)]
+
+
+def test_what_an_actor_is_asked_does_not_wait_for_what_was_cancelled(world: World) -> None:
+    world.blobs.need("made", {DIGEST: [len(GIVEN), None]})
+    made = world.add("made", 1, DIGEST, actor="one", makes=True)
+    world.add("asked", 1, actor="one")
+    assert world.opened.cancel(made, [1]) == []
+    assert world.opened.take(0, 1) == (2, 3)
+
+
+def test_an_actor_that_was_ended_makes_place_for_another_one(world: World) -> None:
+    for actor in ("one", "two", "three"):
+        world.add(f"made {actor}", 1, actor=actor, makes=True)
+    world.run((0, 1), (1, 2), (0, 3))
+    world.add("ended", 1, actor="one", ends=True)
+    world.run((0, 4))
+    # It is asked for once more, which brings it no lane.
+    world.add("asked", 1, actor="one")
+    world.run((0, 5))
+    for actor in ("four", "five"):
+        world.add(f"made {actor}", 1, actor=actor, makes=True)
+    world.run((0, 6), (1, 7))
 
 
 def test_of_a_job_that_is_tried_again_only_the_chosen_calls_are_run(world: World) -> None:

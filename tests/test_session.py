@@ -91,6 +91,14 @@ class Counter:
         return self.count
 
 
+class Holder:
+    def __init__(self, array: np.ndarray[Any, Any]) -> None:
+        self.array = array
+
+    def size(self) -> int:
+        return len(self.array)
+
+
 @pytest.fixture
 def session(account: Account) -> Iterator[dok.Session]:
     account.here()
@@ -190,6 +198,13 @@ def test_an_actor_keeps_an_object_in_a_worker() -> None:
     with pytest.raises(dok.ActorLost) as caught:
         counter.add(1).result(PATIENCE_S)
     assert caught.value.ran == "no"
+
+
+@pytest.mark.usefixtures("session")
+def test_an_actor_is_made_before_it_is_asked_though_it_is_made_with_much() -> None:
+    # There is no container yet, so this goes through the bucket, and what is small does not.
+    holder = dok.Actor(Holder, np.zeros(4_000_000))
+    assert [holder.size().result(PATIENCE_S) for _ in range(3)] == [4_000_000] * 3
 
 
 @pytest.mark.usefixtures("session")

@@ -28,6 +28,8 @@ class Job:
         blobs: what they are given, by digest.
         mails: where it is told what becomes of them.
         actor: whose calls they are; empty where they are nobody's.
+        makes: whether that begins to live with them.
+        ends: whether it lives no longer then.
         spans: which of them are to be run.
         left: how many of those have not come to their end.
     """
@@ -41,6 +43,8 @@ class Job:
         # Those that have come to something.
         self.told: Set[int] = set()
         self.actor: str = header.get("actor", "")
+        self.makes: bool = header.get("makes", False)
+        self.ends: bool = header.get("ends", False)
         base = packs.base
         chosen = header.get("chosen")
         self.spans = [(base, base + len(packs))] if chosen is None else [(base + n, base + n + 1) for n in chosen]
@@ -160,6 +164,8 @@ class Opened:
                 self._unwanted.difference_update(range(*job.span))
             self._bases.pop(bisect.bisect_left(self._bases, base))
             self._blobs.release(job.id)
+            if job.ends:
+                self._actors.pop(job.actor, None)
             self._over(job)
             self._changed.notify_all()
 
@@ -200,8 +206,10 @@ class Opened:
     def _look(self) -> None:
         """Queue the jobs that have all that they need, and let those fail that never will."""
         waiting, self._waiting = self._waiting, []
+        # What is asked of an object is done in its order.
+        behind: Set[str] = set()
         for job in waiting:
-            trouble, there = self._blobs.trouble(job.blobs), self._blobs.have(job.blobs)
+            trouble, there = self._blobs.trouble(job.blobs), self._blobs.have(job.blobs) and job.actor not in behind
             if there:
                 try:
                     job.lay_out()
@@ -213,18 +221,22 @@ class Opened:
                     self._failed(span, protocol.failure(protocol.NOT_BEGUN, "no", message))
                 self._done(job, job.left)
             elif there:
-                spans = self._own[self._lane_of(job.actor)] if job.actor else self._spans
+                spans = self._own[self._lane_of(job)] if job.actor else self._spans
                 spans.extend(job.spans)
                 self._changed.notify_all()
             else:
                 self._waiting.append(job)
+                behind |= {job.actor} - {""}
 
-    def _lane_of(self, actor: str) -> int:
-        """Tell which lane an actor lives in: at first, the one that has the fewest."""
-        if actor not in self._actors:
-            taken = collections.Counter(self._actors.values())
-            self._actors[actor] = min(range(self._lanes), key=lambda lane: taken[lane])
-        return self._actors[actor]
+    def _lane_of(self, job: Job) -> int:
+        """Tell which lane a job's actor lives in: at first, the one that has the fewest."""
+        if job.actor in self._actors:
+            return self._actors[job.actor]
+        taken = collections.Counter(self._actors.values())
+        lane = min(range(self._lanes), key=lambda lane: taken[lane])
+        if job.makes:
+            self._actors[job.actor] = lane
+        return lane
 
     def job_of(self, number: int) -> Job:
         """Tell which job a call is one of that has calls left. Raises KeyError."""
@@ -247,6 +259,7 @@ class Opened:
                 self._take_back(job, job.spans, left)
                 if not job.left:
                     self._waiting.remove(job)
+                    self._look()  # others of its actor may wait for it alone
             else:
                 for spans in (self._spans, *self._own):
                     self._take_back(job, spans, left)

@@ -21,7 +21,8 @@ The way through the container:
                   value; `session` is there where more calls come over the http port: {host, port, idle_s, billed_s,
                   lease_s, limit_s}, see `session`. What comes over it may also have `ticket` (what its calls'
                   outcomes are told by, in place of `job`), `chosen` (the calls that are to be run), `attempt`, `actor`
-                  (the calls are an object's, which lives in one worker) and `makes` (that is where it begins to)
+                  (the calls are an object's, which lives in one worker), `makes` (that is where it begins to) and
+                  `ends` (where it ceases to)
     artifact     .dokrun/outcome.json                     the manifest, written last: aside, then renamed
                  .dokrun/reports/<name>                   envelopes, one for each call that reported
 
