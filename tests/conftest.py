@@ -89,6 +89,7 @@ def account(
     point_at(monkeypatch, dok, store, tmp_path)
     yield monkeypatch
     engine.reset()
+    dok.faults.clear()
 
 
 def point_at(monkeypatch: pytest.MonkeyPatch, dok: Emulator, store: ObjectStore, folder: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,8 @@ def port() -> int:
 
 
 @pytest.fixture
-def faults(dok: Emulator) -> Iterator[Any]:
-    yield dok.faults
-    dok.faults.clear()
+def faults(dok: Emulator) -> Any:
+    return dok.faults
 
 
 def knocking() -> bool:
@@ -57,11 +55,13 @@ def test_the_server_is_reached_at_its_address_until_the_function_ends(port: int)
 
 @pytest.mark.usefixtures("account")
 def test_it_is_asked_until_it_answers_and_no_more(port: int, faults: Any) -> None:
-    faults.add(Fault("status", where="port", occurrence=1, status=503))
-    faults.add(Fault("reset", where="port", occurrence=1))
+    rules = [
+        faults.add(Fault("status", where="port", occurrence=1, status=503)),
+        faults.add(Fault("reset", where="port", occurrence=1)),
+    ]
     future = servers.serve.options(http=port)(port, (504, 503, 302))
     address = future.http_uri
-    assert [done.what for done in faults.injected] == ["status", "reset"]
+    assert [done.rule for done in faults.injected] == rules
     httpx.get(f"{address}end", headers={"Cookie": "a=b"})
     # Two of the server's own that are no answers, and the one that is; nobody was led elsewhere.
     assert future.result(timeout=PATIENCE_S) == ["/", "/", "/", "/end Cookie"]

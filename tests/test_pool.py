@@ -68,6 +68,12 @@ def test_though_all_of_them_were_closed_the_next_request_is_answered(inside: Ins
     assert post(to_inside) == (200, b"ok")
 
 
+def test_once_it_is_closed_no_connection_is_kept_that_was_in_use(inside: Inside, to_inside: Pool) -> None:
+    to_inside.close()  # an answer that comes after this finds it as one does that was asked for before
+    assert post(to_inside) == (200, b"ok")
+    inside.ended.get(timeout=PATIENCE_S)
+
+
 def test_where_nobody_listens_nothing_was_sent(inside: Inside, to_inside: Pool) -> None:
     assert post(to_inside) == (200, b"ok")
     inside.close()

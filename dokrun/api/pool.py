@@ -108,6 +108,7 @@ class Pool:
         self._port = self._url.port or (443 if self._url.scheme == "https" else 80)
         self._context = httpx.create_ssl_context() if self._url.scheme == "https" else None
         self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
+        self._closed = False
 
     def post(self, path: str, body: bytes | memoryview, headers: Mapping[str, str], timeout_s: float) -> Answer:
         """Send a request, whose answer may take so many seconds until it begins.
@@ -130,10 +131,16 @@ class Pool:
                 raise
             if connection.sock is not None:
                 self._idle.put(connection)
+            if self._closed:
+                self._close_idle()  # nobody else will
             return answer
 
     def close(self) -> None:
-        """Close the connections that nobody uses."""
+        """Close the connections, those in use as soon as their answers have come."""
+        self._closed = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         while True:
             try:
                 self._idle.get_nowait().close()

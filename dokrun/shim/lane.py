@@ -200,6 +200,7 @@ class Lane:
                 break
             except queue.Empty:
                 if early:
+                    self._catch_up(ended=False)
                     add_so_far(path, reports)
                     early = False
                 late = self._late(span, started)
@@ -207,6 +208,7 @@ class Lane:
                     return self._too_long(worker, span, path, late)
         if kind == "exit":
             return self._died(worker, span, path, answer)
+        self._catch_up(ended=True)
         self._used = True
         if "gpu_memory" in answer:
             self.gpu_memory = max(self.gpu_memory or 0, answer["gpu_memory"])
@@ -329,6 +331,10 @@ class Lane:
         output, self._output = self._output, None
         if output is not None:
             output.end()
+
+    def _catch_up(self, *, ended: bool) -> None:
+        if self._output is not None:
+            self._output.catch_up(ended=ended)
 
     def _discard_worker(self) -> None:
         worker, self._worker = self._worker, None

@@ -8,6 +8,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import contextlib
 import os
+import select
 import threading
 from typing import Callable, Optional
 
@@ -60,6 +61,10 @@ class Passing:
         self._heard = heard
         self._call = b""
         self._line = b""
+        # Whoever holds it reads, and passes on what was read.
+        self._reading = threading.Lock()
+        self._pipe: Optional[int] = None
+        self._opened = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -74,11 +79,48 @@ class Passing:
         with contextlib.suppress(OSError):  # a function may have removed it
             os.unlink(self._path)
 
+    def catch_up(self, *, ended: bool) -> None:
+        """Pass on all that the worker has written by now, in this thread; the last line too where its call has ended.
+
+        What a call prints is told before what it comes to.
+        """
+        self._opened.wait(LAST_WORDS_S)
+        with self._reading:
+            # A pipe holds no more than one of them; what it is given meanwhile is not waited for.
+            self._read()
+            if ended:
+                self._end_line()
+
     def _run(self) -> None:
-        with open(self._path, "rb", buffering=0) as pipe:
-            for chunk in iter(lambda: pipe.read(CHUNK), b""):
-                self._take(chunk)
-        self._pass_on(self._line)
+        pipe = os.open(self._path, os.O_RDONLY)  # waits for the worker
+        os.set_blocking(pipe, False)
+        self._pipe = pipe
+        self._opened.set()
+        readable, going_on = select.poll(), True
+        readable.register(pipe, select.POLLIN)
+        while going_on:
+            readable.poll()
+            with self._reading:
+                going_on = self._read()
+        with self._reading:
+            self._end_line()
+            self._pipe = None
+        os.close(pipe)
+
+    def _read(self) -> bool:
+        """Pass on what there is to be read. Tells whether more may come."""
+        if self._pipe is None:
+            return False
+        try:
+            chunk = os.read(self._pipe, CHUNK)
+        except BlockingIOError:
+            return True  # somebody else has read it
+        self._take(chunk)
+        return bool(chunk)
+
+    def _end_line(self) -> None:
+        line, self._line = self._line, b""
+        self._pass_on(line)
 
     def _take(self, chunk: bytes) -> None:
         text, *begun = (self._line + chunk).split(MARK)

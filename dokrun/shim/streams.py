@@ -40,12 +40,12 @@ class Stream:
             except OSError:
                 data = b""
             with self._changed:
-                self._heard += data
-                self._ended = not data
-                self.moved = time.monotonic()
                 self._changed.notify_all()
-                if self._ended:
+                if not data:
+                    self._ended = True
                     return
+                self._heard += data
+                self.moved = time.monotonic()
                 self._changed.wait_for(lambda: len(self._heard) < ROOM_BYTES or self._ended)
 
     def read(self, at: int, wait_s: float) -> bytes:
