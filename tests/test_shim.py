@@ -100,7 +100,12 @@ def payload_of(*calls: tuple[Callable[..., Any], tuple[Any, ...]], timeout_s: fl
     segments, functions, packs = Segments(lambda it: it), [], []
     for function, group in itertools.groupby(calls, key=lambda call: call[0]):
         value = envelope.dump_value(function, cloudpickle.dumps)
-        functions.append({"value": [segments.put(segment, shared=True) for segment in value]})
+        functions.append(
+            {
+                "value": [segments.put(segment, shared=True) for segment in value],
+                "name": getattr(function, "__qualname__", "<>"),
+            }
+        )
         pack = Pack(segments, len(functions) - 1, timeout_s)
         for _, args in group:
             pack.add(envelope.dump_value((args, {}), cloudpickle.dumps))

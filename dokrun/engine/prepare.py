@@ -244,7 +244,8 @@ class Functions:
             return {"module": where.module, "name": where.name}
         pickled = self._serializer.function(target.function, target.name)
         value = [self._segments.put(segment, shared=True) for segment in pickled]
-        return {"value": value, "given": self.place_given()}
+        named = getattr(target.function, "__qualname__", "<>")
+        return {"value": value, "given": self.place_given(), "name": named}
 
     def place_given(self) -> list[int]:
         """Add what lies beside the last pickle, which is sent at once and not held. Tells the segments' numbers."""

@@ -15,7 +15,8 @@ import cloudpickle
 
 from dokrun.errors import NotSerializable
 from dokrun.given import File, Put, path_of, value_of
-from dokrun.payload.source import MAIN
+from dokrun.living import kept
+from dokrun.payload.cached import Cached, is_cached, stands_alone
 from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 
 # A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
@@ -32,6 +33,9 @@ class Serializer:
     def __init__(self) -> None:
         self.modules: set[str] = set()
         self._given: dict[str, Segment] = {}
+        # The function that is being pickled, and the cached ones that are, in it, on their own.
+        self._function: Callable[..., Any] | None = None
+        self._alone: list[Cached[Any]] = []
         if "__mp_main__" in sys.modules:
             # What `__main__` is called in a process that multiprocessing has spawned; nobody else can import it either.
             cloudpickle.register_pickle_by_value(sys.modules["__mp_main__"])
@@ -57,10 +61,13 @@ class Serializer:
         Raises:
             NotSerializable: names the global or the closure variable that cannot be pickled.
         """
+        self._function = function
         try:
             return dump_value(function, self._dumps)
         except Exception as error:
             raise _not_serializable(f"function {name}:", _references(function), error) from error
+        finally:
+            self._function = None
 
     def _dumps(self, value: Any, **options: Any) -> bytes:
         file = io.BytesIO()
@@ -78,6 +85,19 @@ class Serializer:
         """Tell what lies beside the pickles made since this was asked last: files, and values that were put."""
         given, self._given = self._given, {}
         return list(given.values())
+
+    def cached(self, function: Cached[Any]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        """Tell how the container makes a function of `__main__` with a cache, or finds that it has it."""
+        parameters, caller = function.cache_parameters(), self._function
+        if caller is None or function in self._alone or not stands_alone(function, caller):
+            # By its name, as it asks for, it could not be found in another process's `__main__`.
+            return functools.lru_cache(**parameters), (function.__wrapped__,)
+        self._alone.append(function)
+        try:
+            pickled = self._dumps(function.__wrapped__)
+        finally:
+            self._alone.pop()
+        return kept, (function.__qualname__, pickled, parameters)
 
     def place(self, given: Put | File) -> tuple[Callable[..., Any], tuple[str, ...]]:
         """Note what a call is given. Tells how the container finds it."""
@@ -120,9 +140,8 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle h
             self._modules.add(value.__name__)
         elif isinstance(value, (type, FunctionType)) and isinstance(value.__module__, str):
             self._modules.add(value.__module__)
-        elif isinstance(value, functools._lru_cache_wrapper) and value.__module__ in MAIN:  # noqa: SLF001 - it has no public name
-            # By its name, as it asks for, it could not be found in another process's `__main__`.
-            return functools.lru_cache(**value.cache_parameters()), (value.__wrapped__,)
+        elif is_cached(value):
+            return self._serializer.cached(value)
         return super().reducer_override(value)
 
 

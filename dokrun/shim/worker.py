@@ -41,8 +41,12 @@ from .report import Report, describe, exception_report, exit_status, failure_rep
 
 # Where actors live.
 ACTORS = "dokrun.living"
-# How many payloads are open at the same time.
+# How many payloads are open at the same time, and how many functions are kept.
 OPENED = 8
+FUNCTIONS = 256
+
+# What a function is: the digests of its pickle, or its module and name.
+Key = Tuple[str, ...]
 # How much of an exception's own message is told where the disk is full, in characters.
 LONGEST_MESSAGE = 300
 # What is smaller than this is sooner copied together than written piece by piece.
@@ -104,14 +108,26 @@ class Payloads:
         self.marked = marked
         self.blobs = os.path.join(folder, "blobs")
         self.source = os.path.join(folder, "source")
-        # By what they are: the digests of their pickles, or their names.
-        self.functions: Dict[Tuple[str, ...], Callable[..., Any]] = {}
+        # With what they are: the digests of their pickles, or their names. The one that was called last is the last.
+        self._functions: Dict[Key, Tuple[Key, Callable[..., Any]]] = {}
         self._opened: Dict[str, Calls] = {}
         self._former: Dict[str, Optional[str]] = {}
         self.attempt = os.environ.get(protocol.ATTEMPT)
         os.environ[protocol.GIVEN_DIR] = self.blobs
         os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
         sys.path.insert(0, self.source)
+
+    def function(self, name: str, key: Key, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
+        """Tell a function, made once, unless its client has another one of that name now, or many others."""
+        place = key if "<" in name else (name,)
+        known = self._functions.pop(place, None)
+        if known is None or known[0] != key:
+            known = None  # what the former one holds may be large
+            known = key, make()
+        self._functions[place] = known
+        if len(self._functions) > FUNCTIONS:
+            del self._functions[next(iter(self._functions))]
+        return known[1]
 
     def environ(self, told: Dict[str, str]) -> None:
         """Set variables of the environment, in place of those that were set so before."""
@@ -203,14 +219,12 @@ class Calls:
         return value_report(result)
 
     def _function(self, number: int) -> Callable[..., Any]:
-        where, known = self._header["functions"][number], self._payloads.functions
+        where = self._header["functions"][number]
         if "module" in where:
-            key = (where["module"], where["name"])
-        else:
-            key = tuple(self._segments[part].sha256 for part in where["value"])
-        if key not in known:
-            known[key] = _imported(*key) if "module" in where else self._unpickled(where["value"])
-        return known[key]
+            name = where["module"], where["name"]
+            return self._payloads.function("<>", name, lambda: _imported(*name))
+        key = tuple(self._segments[part].sha256 for part in where["value"])
+        return self._payloads.function(where["name"], key, lambda: self._unpickled(where["value"]))
 
     def _unpickled(self, numbers: Sequence[int]) -> Callable[..., Any]:
         function: Callable[..., Any] = self._at_home(envelope.load_value(self._buffers(numbers)))
