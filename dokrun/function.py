@@ -301,7 +301,7 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
         session: what `dok.session` has made: the call goes to its warm container.
         linger: let the container stay, for nothing, while the time is not over that the plan is billed for at least:
             the next call of a function with the same plan, image and environment finds it warm. Where each second is
-            billed, it makes no difference.
+            billed, it makes no difference, and for maps, which are tasks of their own, neither.
         profile: whose account, in place of the one that the environment chooses.
         **options: all of them but `function` are named. None is as if an option were not given.
 

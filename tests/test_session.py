@@ -351,7 +351,39 @@ def test_single_calls_find_a_container_that_lingers(account: Account) -> None:
     second = pid()
     assert first.result(PATIENCE_S) == second.result(PATIENCE_S)
     assert first.task_id == second.task_id
+    # What the first one has said of itself is not what holds for another one.
+    own = dok.remote(plan="h100-80gb", linger=True, secrets={"OWN": "a secret"}, timeout=60)(os.getenv)
+    assert own("OWN").result(PATIENCE_S) == "a secret"
+    other = dok.remote(plan="h100-80gb", linger=True)(os.getenv)("OWN")
+    assert (other.result(PATIENCE_S), other.task_id) == (None, first.task_id)
     engine.reset()
+
+
+def test_a_call_that_may_take_longer_than_a_lingering_container_lasts_gets_another_one(account: Account) -> None:
+    account.here()
+    pid = dok.remote(plan="h100-80gb", linger=True)(getpid)
+    first = pid()
+    first.result(PATIENCE_S)
+    longer = pid.options(timeout="5h")()
+    assert longer.result(PATIENCE_S) != first.result(PATIENCE_S)
+    again = pid()
+    assert (again.result(PATIENCE_S), again.task_id) == (longer.result(), longer.task_id)
+    engine.reset()
+
+
+def test_a_profiles_defaults_hold_for_calls_that_linger(account: Account) -> None:
+    defaults = '[defaults]\nplan = "h100-80gb"\nlinger = true\nretries = 1\n'
+    (account.folder / "config.toml").write_text(defaults)
+    account.here()
+    assert dok.remote(fail_once)(account.folder / "failed").result(PATIENCE_S) == "again"
+    engine.reset()
+
+
+def fail_once(path: Path) -> str:
+    if not path.exists():
+        path.touch()
+        os._exit(3)
+    return "again"
 
 
 def getpid() -> int:

@@ -30,6 +30,7 @@ from dokrun.engine.images import Images
 from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
 from dokrun.engine.lines import users_own
+from dokrun.engine.linger import check_lingers, lingering
 from dokrun.engine.link import Link, Owner
 from dokrun.engine.listing import Listed
 from dokrun.engine.live import Asked, Live, Wanted, token_of
@@ -66,8 +67,6 @@ _THREADS = 4
 _PATIENCE_S = 30.0
 # A build, which nobody pays for and which leaves nothing behind, may take minutes more.
 _BUILD_PATIENCE_S = 1.0
-# How long a container may linger in all, for calls that keep coming.
-LINGERING_S = 4 * 3600.0
 # How long jobs may take to end whose results are all here.
 _END_PATIENCE_S = 5.0
 
@@ -134,9 +133,10 @@ class Engine:
         """
         plan, merged = self._checked(target, options)
         if merged.linger and self._plans.minimum_s(plan) > 1:
-            # What is said of the task is the container's by now.
-            own = replace(options, tags=(), detach=None)
-            return self._lingering(plan, target.name, merged).call(target, args, kwargs, own)
+            check_lingers(target.name, merged)
+            # What is said of the task is the container's.
+            own = replace(merged, env={}, tags=(), detach=None)
+            return self._lingering(target.name, merged).call(target, args, kwargs, own)
         price = self._plans.price_for(plan, target.name, merged.max_yen)
         try:
             keeping = Keeping(self._bucket)
@@ -274,21 +274,23 @@ class Engine:
         wanted = Wanted(plan, merged, asked, price, self._plans.minimum_s(plan))
         return Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
 
-    def _lingering(self, plan: str, name: str, options: Options) -> Live:
-        """Tell the session that single calls go to which linger, as long as their plan's minimum is billed."""
-        for other in ("max_yen", "http"):
-            if getattr(options, other) is not None:
-                raise OptionError(
-                    f"{name} has linger= and {other}=, and a container that lingers serves other calls too"
-                )
-        key = (plan, options.image, tuple(sorted(options.env.items())), options.tags, options.detach)
-        timeout_s = max(LINGERING_S, 2 * (options.timeout_s or DEFAULT_TIMEOUT_S))
+    def _lingering(self, name: str, options: Options) -> Live:
+        """Tell the session that such single calls go to, one after another."""
+        wanted = lingering(name, options, self._plans.minimum_s(str(options.plan)))
+        key = (
+            wanted.options.image,
+            tuple(sorted(wanted.options.env.items())),
+            options.plan,
+            options.tags,
+            options.detach,
+        )
         with self._changed:
-            if key not in self._lives:
-                own = replace(options, timeout_s=timeout_s, name=options.name or name, retries=None, secrets={})
-                wanted = Wanted(plan, own, Asked(0.0, reconnect=True), billed_s=self._plans.minimum_s(plan))
-                self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
-            return self._lives[key]
+            live = self._lives.get(key)
+            if live is None or not live.lasts(options.timeout_s or DEFAULT_TIMEOUT_S):
+                if live is not None:
+                    live.close()
+                live = self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
+            return live
 
     def _begin_session(self, wanted: Wanted, owner: Owner) -> Link:
         job, token = wanted.job(self.settings)

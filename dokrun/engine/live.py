@@ -246,6 +246,11 @@ class Live:
             calls = sum(len(each.left) for each in self._open)
         return Meter(progress.yen, yen_per_minute, left_s, idle_left_s, calls)
 
+    def lasts(self, seconds: float) -> bool:
+        """Tell whether its container may last so much longer, as far as is known."""
+        left_s = self.meter.left_s
+        return left_s is None or left_s >= seconds
+
     @property
     def _longest_s(self) -> float:
         """How long a container may run at most."""
