@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -12,6 +13,8 @@ from typing import Any
 import pytest
 
 from dokrun.payload.cached import is_cached, stands_alone
+from dokrun.payload.known import Pickles
+from dokrun.payload.serialize import Serializer
 
 NOTEBOOK = """
     import functools
@@ -136,3 +139,82 @@ def test_what_depends_on_code_and_constants_alone_stands_alone(source: str) -> N
 )
 def test_what_might_share_a_variable_with_others_travels_with_them(source: str) -> None:
     assert not alone(source)
+
+
+class Main:
+    """A `__main__` with a function `use`, which is pickled as often as is asked."""
+
+    def __init__(self, source: str) -> None:
+        self.names: dict[str, Any] = {"__name__": "__main__", "functools": functools}
+        self.pickles = Pickles()
+        self.run(source)
+
+    def run(self, source: str) -> None:
+        exec(textwrap.dedent(source), self.names)
+
+    def pickled(self) -> Any:
+        return self.pickles.function(Serializer(), self.names["use"], "use")
+
+    def value(self) -> Any:
+        return pickle.loads(self.pickled()[0].data)()
+
+
+def test_a_function_is_pickled_once_as_long_as_all_that_it_refers_to_is_the_same() -> None:
+    main = Main("import json\nNAME = 'a'\ndef part():\n    return json.dumps(NAME)\ndef use():\n    return part()\n")
+    first = main.pickled()
+    assert main.pickled() is first
+    serializer = Serializer()
+    main.pickles.function(serializer, main.names["use"], "use")
+    assert {"__main__", "json"} <= serializer.modules, "what the container must be able to import is told each time"
+
+
+@pytest.mark.parametrize(
+    ("source", "change"),
+    [
+        ("A = 1\ndef use():\n    return A\n", "A = 2"),
+        ("def part():\n    return 1\ndef use():\n    return part()\n", "def part():\n    return 2"),
+        ("A = 1\ndef part():\n    return A\ndef use():\n    return part()\n", "A = 2"),
+        ("def use(a=1):\n    return a\n", "use.__defaults__ = (2,)"),
+        ("def use(*, a=1):\n    return a\n", "use.__kwdefaults__['a'] = 2"),
+        ("A = [1]\ndef use():\n    return A[0]\n", "A[0] = 2"),
+        ("A = [1]\ndef part():\n    return A[0]\ndef use():\n    return part()\n", "A[0] = 2"),
+        ("class A:\n    b = 1\ndef use():\n    return A.b\n", "A.b = 2"),
+        (
+            (
+                "def make():\n    a = 1\n    def use():\n        return a\n    def change():\n        nonlocal a\n"
+                "        a = 2\n    return use, change\nuse, change = make()\n"
+            ),
+            "change()",
+        ),
+        ("def use():\n    return use.a\nuse.a = 1\n", "use.a = 2"),
+        ("def use():\n    return 1\n", "use.__code__ = (lambda: 2).__code__"),
+    ],
+    ids=[
+        "a constant",
+        "another function",
+        "a constant of another function",
+        "a default",
+        "a default of a keyword",
+        "a list",
+        "a list of another function",
+        "a class of its own",
+        "a closure",
+        "an attribute",
+        "its code",
+    ],
+)
+def test_what_has_changed_is_pickled_again(source: str, change: str) -> None:
+    main = Main(source)
+    first = main.pickled()
+    main.run(change)
+    assert main.names["use"]() == 2
+    assert main.pickled() is not first
+    assert main.value() == 2
+
+
+def test_a_submodule_that_was_imported_meanwhile_goes_along() -> None:
+    main = Main("import xml\ndef use():\n    return xml.sax.handler.__name__\n")
+    sys.modules.pop("xml.sax.handler", None)
+    main.pickled()
+    main.run("import xml.sax.handler")
+    assert b"xml.sax.handler" in bytes(main.pickled()[0].data)

@@ -32,7 +32,7 @@ from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
-from dokrun.payload.known import GOOD_FOR_S, Sources
+from dokrun.payload.known import GOOD_FOR_S, Known
 from dokrun.secret import Secret
 
 _log = logging.getLogger("dokrun.engine")
@@ -41,6 +41,7 @@ _log = logging.getLogger("dokrun.engine")
 _PORTS = range(20000, 30000)
 # How long a container waits for a client that is not heard any more: as long as a laptop's lid may be closed by chance.
 LEASE_S = 120.0
+_MOST_OPTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -117,8 +118,10 @@ class Live:
         self.wanted = wanted
         self._parts = parts
         self._begin = begin
-        self._sources = Sources(GOOD_FOR_S)
         self._copies = Copies()
+        self._known = Known(GOOD_FOR_S)
+        # What a function's options come to here; by identity, as they hold what has no hash.
+        self._merged: dict[int, tuple[Options, Options]] = {}
         self._lock = threading.Lock()
         self._closed = False
         self._pid = os.getpid()
@@ -265,16 +268,26 @@ class Live:
             raise errors.OptionError("a session belongs to the process that opened it; use dok.attach(session.handle)")
         if self._closed:
             raise errors.SessionLost(f"{target.name} was not sent: its session is closed", ran="no")
-        merged = self._checked(target, options)
+        merged = self._merged_options(target, options)
         again = self.wanted.asked.reconnect or (merged.retries is not None and merged.retries.times > 0)
         carrying = Carrying(keys.new_id(), self._link, self._parts.bucket, self._copies, again)
         plan = self.wanted.plan
         return carrying, Preparing(
-            target, plan, merged, keep=carrying, job_id=carrying.job_id, more=more, sources=self._sources
+            target, plan, merged, keep=carrying, job_id=carrying.job_id, more=more, known=self._known
         )
 
+    def _merged_options(self, target: Target, options: Options) -> Options:
+        """Tell with which options a function runs here. Raises OptionError."""
+        known = self._merged.get(id(options))
+        if known is not None:
+            return known[1]
+        merged = self._checked(target, options)
+        if len(self._merged) == _MOST_OPTIONS:
+            self._merged.clear()
+        self._merged[id(options)] = options, merged  # which lives on, so that no others have its id
+        return merged
+
     def _checked(self, target: Target, options: Options) -> Options:
-        """Tell with which options a function runs here."""
         has = replace(self.wanted.options, plan=self.wanted.plan)
         for name in ("plan", "image", "profile"):
             own, here = getattr(options, name), getattr(has, name)

@@ -20,7 +20,7 @@ from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
 from dokrun.payload.bundle import bundle
-from dokrun.payload.known import Sources
+from dokrun.payload.known import Known, Pickles
 from dokrun.port import Http
 from dokrun.retry import Retry
 from dokrun.secret import Secret
@@ -93,7 +93,7 @@ class Preparing:
         keep: brings a large segment to safety.
         job_id: the job's id, where it is known by now.
         more: what else its header says.
-        sources: finds the files that go along.
+        known: what it has in common with others that were made before.
 
     Attributes:
         id: the job's.
@@ -113,7 +113,7 @@ class Preparing:
         keep: Keep = lambda it: it,
         job_id: str | None = None,
         more: Mapping[str, Any] | None = None,
-        sources: Sources | None = None,
+        known: Known | None = None,
     ) -> None:
         self.id = job_id or keys.new_id()
         self._plan = plan
@@ -123,10 +123,10 @@ class Preparing:
         self._price = price
         self._keep = keep
         self._more = more or {}
-        self._sources = sources or Sources()
+        self._known = known or Known()
         self._serializer = serialize.Serializer()
         self._segments = Segments(keep)
-        self._functions = Functions(self._serializer, self._segments)
+        self._functions = Functions(self._serializer, self._segments, self._known.pickles)
         # Those before the one that calls are added to, and what they hold.
         self._packs: list[Pack] = []
         self._calls = self._size_bytes = 0
@@ -181,7 +181,7 @@ class Preparing:
             ConfigError: a secret is not set.
         """
         options, packs = self._options, [*self._packs, self._pack]
-        found, main = self._sources.collect(
+        found, main = self._known.sources.collect(
             self._serializer.modules, self._functions.origins, include=options.include, exclude=options.exclude
         )
         files = bundle(found.files)
@@ -218,12 +218,13 @@ class Functions:
         given: the numbers of the segments that lie beside the pickles, of functions and of calls.
     """
 
-    def __init__(self, serializer: serialize.Serializer, segments: Segments) -> None:
+    def __init__(self, serializer: serialize.Serializer, segments: Segments, pickles: Pickles) -> None:
         self.told: list[dict[str, Any]] = []
         self.origins: list[source.Origin] = []
         self.given: set[int] = set()
         self._serializer = serializer
         self._segments = segments
+        self._pickles = pickles
         # By identity: some cannot be hashed. What is here lives on, so that no other has its id.
         self._numbers: dict[int, tuple[Callable[..., Any], int]] = {}
 
@@ -242,7 +243,7 @@ class Functions:
         if where is not None:
             self._serializer.modules.add(where.module)
             return {"module": where.module, "name": where.name}
-        pickled = self._serializer.function(target.function, target.name)
+        pickled = self._pickles.function(self._serializer, target.function, target.name)
         value = [self._segments.put(segment, shared=True) for segment in pickled]
         named = getattr(target.function, "__qualname__", "<>")
         return {"value": value, "given": self.place_given(), "name": named}

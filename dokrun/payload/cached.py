@@ -1,9 +1,11 @@
-"""Functions of `__main__` behind `functools.cache`: which of them a worker may keep when those that call them change.
+"""What functions of `__main__` depend on, beside their arguments: which of them may be kept while others change.
 
 In a notebook the cell with `infer` is run again and again, and the model that it gets from a cached `load` shall be
 loaded once. So `load` is pickled on its own, and a worker that has it goes on with what it has cached. That is as if
 nothing had happened as long as `load` depends on code and constants alone: it has its globals for itself then, and
 would not see what others do to a variable that they share. Where it might, it travels with them, and begins anew.
+
+A function of that kind needs no pickling again, either, as long as it refers to the very same objects.
 """
 
 from __future__ import annotations
@@ -39,12 +41,25 @@ def stands_alone(cached: Cached[Any], caller: Callable[..., Any]) -> bool:
     """
     if "<" in cached.__qualname__:
         return False
-    names: set[str] = set()
-    for function in _functions(cached):
-        names.update(_names(function.__code__))
-        if not all(map(_is_constant, _references(function))):
-            return False
+    functions = list(_functions(cached))
+    if not all(_is_constant(one) for function in functions for one in _references(function)):
+        return False
+    names = {name for function in functions for name in _names(function.__code__)}
     return names.isdisjoint(name for function in _functions(caller) for name in _written(function.__code__))
+
+
+def constants_of(function: Callable[..., Any]) -> list[object] | None:
+    """Tell all that a function of `__main__` is and refers to; None where that is more than code and constants.
+
+    As long as each of these objects is the same, so is the function's pickle.
+    """
+    found: list[object] = []
+    for one in _functions(function):
+        references = _references(one)
+        if not all(_is_constant(each) and not _is_own_class(each) for each in references):
+            return None
+        found += [one, one.__code__, *references]
+    return found or None
 
 
 def _functions(first: object) -> Iterator[FunctionType]:
@@ -79,6 +94,11 @@ def _is_constant(value: Any) -> bool:
     if isinstance(value, (tuple, frozenset)):
         return all(map(_is_constant, value))
     return isinstance(value, (*_CONSTANTS, *_CODE)) or is_cached(value)
+
+
+def _is_own_class(value: Any) -> bool:
+    """Tell whether it is a class of `__main__`: what it is changes while it stays the same object."""
+    return isinstance(value, type) and value.__module__ in MAIN
 
 
 @functools.lru_cache(1024)

@@ -1,17 +1,31 @@
-"""The user's files that a session's calls need: what was found is good for a moment, as long as it has not changed."""
+"""What many calls of a session have in common, their files and functions: found and pickled once, until it changes."""
 
 from __future__ import annotations
 
+import operator
+import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
+from dokrun.payload.cached import constants_of
+from dokrun.payload.serialize import Serializer
 from dokrun.payload.source import Origin, Source, SourceFile, collect, main_name
+from dokrun.shim.envelope import Segment
 
 # How long a file may be there, which was not there before, until it is seen.
 GOOD_FOR_S = 0.5
 _MOST = 64
+
+
+class Known:
+    """Both, for all the calls of a session."""
+
+    def __init__(self, good_for_s: float = 0.0) -> None:
+        self.sources = Sources(good_for_s)
+        self.pickles = Pickles()
 
 
 @dataclass
@@ -42,6 +56,43 @@ class Sources:
                 self._found.clear()
             self._found[key] = (time.monotonic(), found, main)
         return found, main
+
+
+class Pickle(NamedTuple):
+    """A function's pickle, which modules it refers to, and what it was made of."""
+
+    segments: list[Segment]
+    modules: frozenset[str]
+    made_of: list[object]
+    # A package may have one more submodule by now that goes along.
+    imported: int
+
+
+@dataclass
+class Pickles:
+    """Pickles functions as `Serializer.function` does; once, as long as it cannot have changed. For any thread."""
+
+    _known: dict[int, Pickle] = field(default_factory=dict)
+
+    def function(self, serializer: Serializer, function: Callable[..., Any], name: str) -> list[Segment]:
+        """Pickle a function by value. Raises NotSerializable."""
+        made_of, imported = constants_of(function), len(sys.modules)
+        known = self._known.get(id(function))
+        if known is None or made_of is None or not _are_same(made_of, known.made_of) or imported != known.imported:
+            before, serializer.modules = serializer.modules, set()
+            segments = serializer.function(function, name)
+            known = Pickle(segments, frozenset(serializer.modules), made_of or [], imported)
+            serializer.modules |= before
+            if made_of is not None:
+                if len(self._known) == _MOST:
+                    self._known.clear()
+                self._known[id(function)] = known
+        serializer.modules |= known.modules
+        return known.segments
+
+
+def _are_same(some: list[object], others: list[object]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
 def _is_as_it_was(file: SourceFile) -> bool:
