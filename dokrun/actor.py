@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from dokrun import living
+from dokrun.engine.live import Live
 from dokrun.engine.prepare import Target
 from dokrun.errors import ActorLost, DokrunError, OptionError
 from dokrun.function import SESSION
@@ -26,9 +28,10 @@ class Actor(Generic[T]):
             model = dok.Actor(Model, "weights.pt")
             answers = [model.predict(batch).result() for batch in batches]
 
-    A method's call returns a `Future` at once. The object ends with its worker, and so when a call of any function in
-    that worker dies, takes too long or is cancelled while it runs; calls after that fail with ActorLost. It has no
-    retries: what a method changes cannot be done again.
+    A method's call returns a `Future` at once. The object lives until `end()`, or until nothing here refers to the
+    actor any more, as when a notebook's cell makes it anew. It ends with its worker, too, and so when a call of any
+    function in that worker dies, takes too long or is cancelled while it runs; calls after that fail with ActorLost.
+    It has no retries: what a method changes cannot be done again.
 
     Args:
         cls: the class.
@@ -48,11 +51,13 @@ class Actor(Generic[T]):
         where = session or SESSION.get()
         if where is None:
             raise OptionError("an actor lives in a session; write dok.Actor(…) in the block of one, or session=")
-        self._id = new_id()
+        name = getattr(cls, "__name__", type(cls).__name__)
         self._session = where
-        self._name = getattr(cls, "__name__", type(cls).__name__)
-        self._options = Options().updated({"timeout": timeout, "retries": 0})
-        self._made = self._send(living.make, "", (self._id, cls, *args), kwargs, makes=True)
+        self._sender = _Sender(where._live, new_id(), name, Options().updated({"timeout": timeout, "retries": 0}))  # noqa: SLF001
+        self._made = self._sender.send(living.make, "", (cls, *args), kwargs, makes=True)
+        # At the end of the process the session ends, or goes on with all that it has.
+        self._forgotten = weakref.finalize(self, self._sender.end_later)
+        self._forgotten.atexit = False
 
     def __getattr__(self, name: str) -> Callable[..., Future[Any]]:
         """Tell what calls a method of the object."""
@@ -61,8 +66,8 @@ class Actor(Generic[T]):
 
         def method(*args: Any, **kwargs: Any) -> Future[Any]:
             if self._made.done() and (error := self._made.exception()) is not None:
-                raise ActorLost(f"the actor {self._name} could not be made: {error}", ran="no") from error
-            return self._send(living.call, name, (self._id, name, *args), kwargs)
+                raise ActorLost(f"the actor {self._sender.name} could not be made: {error}", ran="no") from error
+            return self._sender.send(living.call, name, (name, *args), kwargs)
 
         return method
 
@@ -73,25 +78,39 @@ class Actor(Generic[T]):
 
     def end(self) -> None:
         """Let the object live no longer, when its calls have come to an end."""
-        with contextlib.suppress(DokrunError):  # it has ended with its session
-            self._send(living.end, "", (self._id,), {})
+        if self._forgotten.detach() is not None:
+            self._sender.end()
 
     def __reduce__(self) -> Any:
         raise TypeError("an actor cannot be sent or stored")
 
     def __repr__(self) -> str:
         """Tell its class and its session."""
-        return f"<dokrun.Actor {self._name} in {self._session!r}>"
+        return f"<dokrun.Actor {self._sender.name} in {self._session!r}>"
 
-    def _send(
-        self,
-        function: Callable[..., Any],
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        *,
-        makes: bool = False,
+
+class _Sender:
+    """Sends an actor's calls; knows nothing of the `Actor`, so that it can end with the last one who refers to that."""
+
+    def __init__(self, live: Live, actor: str, name: str, options: Options) -> None:
+        self._live = live
+        self._actor = actor
+        self._options = options
+        self.name = name
+
+    def send(
+        self, function: Callable[..., Any], method: str, args: tuple[Any, ...], kwargs: dict[str, Any], **told: bool
     ) -> Future[Any]:
-        name = f"{self._name}.{method}" if method else self._name
+        name = f"{self.name}.{method}" if method else self.name
         target = Target(function, inspect.signature(function), name)
-        return self._session._live.call(target, args, kwargs, self._options, actor=self._id, makes=makes)  # noqa: SLF001
+        more = {"makes": False, **told}
+        return self._live.call(target, (self._actor, *args), kwargs, self._options, actor=self._actor, **more)
+
+    def end_later(self) -> None:
+        """Have the object live no longer, in another thread: in the one that clears up, any lock may be held."""
+        self._live.later(self.end)
+
+    def end(self) -> None:
+        """Let the object live no longer."""
+        with contextlib.suppress(DokrunError):  # it has ended with its session
+            self.send(living.end, "", (), {}, ends=True)

@@ -344,6 +344,28 @@ def test_a_tunnel_leads_to_a_server_in_the_container(session: dok.Session) -> No
         httpx.get(nowhere.url, timeout=PATIENCE_S)
 
 
+@pytest.mark.usefixtures("session")
+def test_an_actor_ends_when_nothing_refers_to_it_any_more_and_its_calls_are_done(tmp_path: Path) -> None:
+    actor = dok.Actor(Mortal, tmp_path / "ended")
+    waits = actor.wait_for(tmp_path / "gate")
+    del actor
+    (tmp_path / "gate").touch()
+    assert waits.result(PATIENCE_S) == "done"
+    waiting.wait_for((tmp_path / "ended").exists)
+
+
+class Mortal:
+    def __init__(self, ended: Path) -> None:
+        self._ended = ended
+
+    def wait_for(self, gate: Path) -> str:
+        wait_for(gate)
+        return "done"
+
+    def __del__(self) -> None:
+        self._ended.touch()
+
+
 def test_single_calls_find_a_container_that_lingers(account: Account) -> None:
     account.here()
     pid = dok.remote(plan="h100-80gb", linger=True)(getpid)

@@ -6,6 +6,7 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,6 +126,10 @@ class Link:
             return False
         self._queue.put(flight)
         return True
+
+    def later(self, chore: Callable[[], object]) -> None:
+        """Have something done behind what was sent so far, as long as it is there. Takes no lock."""
+        self._queue.put(lambda _: chore())
 
     def find(self, flight: Flight) -> None:
         """Hear what becomes of a job that another process has sent."""

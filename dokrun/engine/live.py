@@ -200,6 +200,10 @@ class Live:
         )
         return Map(target.name, portions.begin, bell, packing, portions.size)
 
+    def later(self, chore: Callable[[], object]) -> None:
+        """Have something done behind what was sent so far, as long as there is a container. Takes no lock."""
+        self._link.later(chore)
+
     def close(self, *, now: bool = False) -> None:
         """Let the container end when all its calls have come to an end, or at once; nothing more is taken."""
         with self._lock:
