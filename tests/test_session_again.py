@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from account import Account, account
-from places import wait_for
+from places import failure, wait_for
 
 import dokrun as dok
 from dokrun import keys
@@ -70,3 +72,19 @@ def test_what_there_is_no_room_for_goes_to_the_bucket_where_it_may_be_needed_aga
             assert carrying(segment).data is None
             kept.append((bucket.keys(keys.blob(segment.sha256)) != [], segment.sha256 in carrying.straight))
         assert kept == [(True, False), (False, True)]
+
+
+@dok.remote(timeout=60)
+def end_container() -> None:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(PATIENCE_S)
+
+
+def test_a_container_that_is_lost_is_no_reason_to_make_another_that_nobody_speaks_to(account: Account) -> None:
+    (account.folder / "config.toml").write_text("[defaults]\nretries = 1\n")
+    account.here()
+    session = dok.session(plan=PLAN)
+    error = failure(end_container.options(session=session)())
+    assert isinstance(error, dok.SessionLost)
+    assert error.ran == "yes"
+    assert [task.status for task in account.client.tasks.iterate()] == ["error"]

@@ -89,7 +89,9 @@ class Wanted:
             "limit_s": self.options.timeout_s or DEFAULT_TIMEOUT_S,
             "workers": self.asked.workers,
         }
-        job = session_job(self.options.name or "session", self.plan, self.options, told)
+        # They are its functions': another task is another session.
+        options = replace(self.options, retries=None)
+        job = session_job(options.name or "session", self.plan, options, told)
         token = token_of(settings, job.id)
         sha256 = hashlib.sha256(token.reveal().encode()).hexdigest()
         return replace(job, session_sha256=sha256, price=self.price), token
