@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from account import Account, account
-from places import failure, wait_for
+from places import briefly, failure, wait_for
 
 import dokrun as dok
 from dokrun import keys
@@ -23,6 +25,7 @@ __all__ = ["account"]
 
 PLAN = "v100-32gb"
 PATIENCE_S = 60
+BACKOFF_S = 30.0
 # Some go with the call, others before it.
 SIZES = [4 << 20, 20 << 20]
 
@@ -88,3 +91,46 @@ def test_a_container_that_is_lost_is_no_reason_to_make_another_that_nobody_speak
     assert isinstance(error, dok.SessionLost)
     assert error.ran == "yes"
     assert [task.status for task in account.client.tasks.iterate()] == ["error"]
+
+
+def test_the_log_tells_that_a_later_attempt_of_a_call_ran(account: Account, tmp_path: Path) -> None:
+    account.here()
+    session = dok.session(plan=PLAN, reconnect=True)
+    busy = stay.options(session=session)(tmp_path / "starts", tmp_path / "never")
+    wait_for(lambda: started(tmp_path / "starts"))
+    future = end_container.options(session=session, retries=1)()
+    wait_for(lambda: future._progress.task_id)
+    first = str(session.task_id)
+    account.client.tasks.cancel(first)  # it had not begun by then
+    error = failure(future)
+    assert isinstance(error, dok.SessionLost)
+    assert (error.ran, error.attempt) == ("yes", 2)
+    assert failure(busy).ran == "yes"
+
+
+def raise_once(starts: Path, gate: Path) -> None:
+    with starts.open("a") as file:
+        file.write("1\n")
+    while not gate.exists():
+        time.sleep(0.01)
+    raise FileNotFoundError("the function's own")
+
+
+def test_what_a_function_raised_is_told_where_its_next_attempt_finds_no_session(
+    account: Account, tmp_path: Path
+) -> None:
+    ended = threading.Event()
+    account.here(sleep=lambda seconds: ended.wait(PATIENCE_S) if seconds == BACKOFF_S else briefly(seconds))
+    session = dok.session(plan=PLAN)
+    function = dok.remote(timeout=60, retries=dok.Retry(1, on=OSError, backoff=BACKOFF_S))(raise_once)
+    future = function.options(session=session)(tmp_path / "starts", tmp_path / "gate")
+    (tmp_path / "gate").touch()
+    wait_for(lambda: started(tmp_path / "starts") and not session._live.link._flights.all)
+    account.client.tasks.cancel(str(session.task_id))
+    wait_for(session._future.done)
+    ended.set()
+    error = future.exception(PATIENCE_S)
+    assert isinstance(error, FileNotFoundError)
+    notes = getattr(error, "__notes__", [])
+    assert sys.version_info < (3, 11) or "it was not tried again: raise_once was not sent: its session" in notes[0]
+    assert started(tmp_path / "starts") == 1

@@ -54,16 +54,26 @@ class Aftermath:
 
         `fate` tells what has become of the container, and `runs_on` whether it may go on with them.
         """
-        log = Log()
-        if task is not None and not runs_on:
-            log = read_log(self._parts.client, self._flights.expected(flights[0], ()), task, self._parts.sleep)
+        logs: dict[str, Log] = {}
         for flight in flights:
+            log = Log() if runs_on else self._log_of(flight, task, logs)
             for number in flight.left:
                 heard = None if flight.base is None else log.ran(flight.base + number)
                 ran = flight.ran(number) if heard is None else heard
                 lost = errors.SessionLost(f"the session of {flight.name} {fate}", ran=ran)
                 lost.still_runs = runs_on
                 self._flights.settle(flight, number, Outcome(error=lost))
+
+    def _log_of(self, flight: Flight, last: Task | None, known: dict[str, Log]) -> Log:
+        """Read the log of the task that has taken a job, which may not be the last one of the session's."""
+        taken = None if flight.where is None else flight.where.task
+        task = last if taken is None or (last is not None and last.id == taken.id) else taken
+        if task is None:
+            return Log()
+        if task.id not in known:
+            expected = self._flights.expected(flight, ())
+            known[task.id] = read_log(self._parts.client, expected, task, self._parts.sleep)
+        return known[task.id]
 
 
 def _jobs(folder: Path) -> dict[str, int] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,7 +74,7 @@ class Attempts:
         hopeless = self._losses >= LOSSES and all(outcome.again for _, outcome in again)
         if again and self._ours and (hopeless or not pays):
             for _, outcome in again:
-                _say(outcome.error, _NO_USE if pays else _NO_MONEY)
+                say_why(outcome.error, _NO_USE if pays else _NO_MONEY)
             again = []
         if not again:
             return told, None
@@ -126,12 +127,14 @@ class Attempts:
         return max((last, *told), key=_CERTAINTY.index)
 
 
-def _say(error: BaseException | None, why: str) -> None:
-    """Let an error of ours tell why there is no further attempt, though more were allowed; a user's own is let be."""
+def say_why(error: BaseException | None, why: str) -> None:
+    """Let an error tell why there is no further attempt, though more were allowed; a user's own bears it as a note."""
     if isinstance(error, errors.CallFailed):
         error.args = (f"{error.args[0]}; {why}",)
-    else:
-        _log.warning("%s", why)
+        return
+    _log.warning("%s", why)
+    if error is not None and sys.version_info >= (3, 11):
+        error.add_note(why)
 
 
 def _given_up(error: BaseException) -> bool:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dokrun import errors, keys
 from dokrun.api.models import Task
 from dokrun.bucket import Bucket
+from dokrun.engine.attempts import say_why
 from dokrun.engine.copies import Copy
 from dokrun.engine.prepare import Job
 from dokrun.engine.reports import Outcome
@@ -179,7 +180,7 @@ class Flight:
                 error.ran = "yes"
             error.locate(
                 call_id=self.calls.call_id(number),
-                attempt=1 if self._again is None else self._again.attempt,
+                attempt=self._attempt_of(number, error),
                 task_id=progress.task_id or "",
                 handle=progress.handle or "",
             )
@@ -193,12 +194,26 @@ class Flight:
     def _logs(self, _task_id: str, number: int) -> Iterator[str]:
         return self.printed(number).follow(lambda: self.calls.is_told(number))
 
+    def _attempt_of(self, number: int, error: BaseException) -> int:
+        """Tell in which attempt a call has come to an error."""
+        failures = self._failures.get(number, ())
+        last = 1 if self._again is None else self._again.attempt
+        return next((attempt for attempt, failure in enumerate(failures, 1) if failure is error), last)
+
     def fail(self, make: Callable[[int], errors.CallFailed]) -> None:
-        """Give every call that has no outcome an error, made for its number."""
+        """Give every call that has no outcome an error, made for its number; or its last own, where there is one."""
         for number in self.left:
             if self.come(number):
-                self.settle(number, Outcome(error=make(number)))
+                self.settle(number, Outcome(error=self._last(number, make(number))))
         self.held.clear()
+
+    def _last(self, number: int, error: errors.CallFailed) -> BaseException:
+        """Tell what a call has failed with last, and why there was no other attempt; else the error itself."""
+        failures = self._failures.get(number)
+        if not failures:
+            return error
+        say_why(failures[-1], f"it was not tried again: {error.args[0]}")
+        return failures[-1]
 
     def newly_cancelled(self) -> list[int]:
         """Tell which of its calls were cancelled since this was asked last."""

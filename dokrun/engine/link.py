@@ -136,9 +136,10 @@ class Link:
         flight.sent = True
         flight.calls.progress.update(session=self._run.calls.progress, cancel=lambda: self._cancel(flight))
         with self._lock:
-            self._flights.add(flight)
-            hearing = self._hearing
-        if hearing is not None:
+            added, hearing = self._flights.add(flight), self._hearing
+        if not added:
+            flight.fail(lambda _number: errors.SessionLost(f"the session of {flight.name} {self.fate}", ran="maybe"))
+        elif hearing is not None:
             threading.Thread(target=hearing.find, args=(flight,), name="dokrun-find", daemon=True).start()
 
     def close(self, *, now: bool) -> None:

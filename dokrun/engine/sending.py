@@ -109,7 +109,7 @@ class Sending:
         if needs:
             for sha256 in self._ways.need(flight.ticket, needs):
                 if sha256 not in flight.held:
-                    raise LookupError("what it is given lay in a container that is gone; call the function again")
+                    raise errors.DokrunError("what it is given lay in a container that is gone")
                 self._ways.put(flight.ticket, sha256, flight.held[sha256].data)
 
     def _send_together(self, together: Sequence[tuple[Flight, bytes]]) -> None:
@@ -174,9 +174,10 @@ class Sending:
 
     def _not_sent(self, flight: Flight, error: Exception) -> None:
         ran: errors.Ran = "maybe" if flight.sent else "no"
+        told = error.args[0] if isinstance(error, errors.DokrunError) else described(error)
 
         def failed(_number: int) -> errors.CallFailed:
-            made = errors.SubmitFailed(f"{flight.name} could not be sent to its session: {described(error)}", ran=ran)
+            made = errors.SubmitFailed(f"{flight.name} could not be sent to its session: {told}", ran=ran)
             made.__cause__ = error
             return made
 

@@ -94,11 +94,13 @@ def read_log(client: Client, expected: Expected, task: Task, sleep: Callable[[fl
     """Read the log of a task that has ended, as far as it can be had; a failed look says nothing about it."""
     if task.started_at is None:
         return Log()  # it never wrote anything
+    # A session's calls have attempts of their own, and each of these a number of its own there.
+    attempt = None if expected.session else expected.attempt
     problem: errors.ApiError | None = None
     for pause_s in (0.0, *PATIENCE_S):
         sleep(pause_s)
         try:
-            return _read(client.tasks.output_lines(task.id), expected.attempt)
+            return _read(client.tasks.output_lines(task.id), attempt)
         except errors.ApiError as error:
             problem = error
     _log.warning("the log of task %s cannot be had: %s", task.id, problem)
@@ -145,14 +147,14 @@ class Tails:
                 next(reversed(self.of_calls.values())).append(line[:_LONGEST_LINE])
 
 
-def _read(lines: Iterable[str], attempt: int) -> Log:
+def _read(lines: Iterable[str], attempt: int | None) -> Log:
     begun: list[range] = []
     results: list[Ahead] = []
-    checkpoint, supervisor, tails = None, Supervisor(attempt), Tails()
+    checkpoint, supervisor, tails = None, Supervisor(attempt or 0), Tails()
     for line in lines:
         tails.take(line)
         if told := _STARTED.fullmatch(line):
-            begun += [range(int(told[1]), int(told[2]) + 1)] if int(told[3]) == attempt else []
+            begun += [range(int(told[1]), int(told[2]) + 1)] if attempt in (None, int(told[3])) else []
         elif isinstance(announced := supervisor.read(line), Ahead):
             results.append(announced)
         else:
