@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -168,6 +170,32 @@ def test_a_call_of_a_map_is_told_of_and_cancelled_while_another_one_is_tried_aga
         assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
         (tmp_path / "gate").touch()
         assert again.result(PATIENCE_S) is None
+
+
+def test_the_command_line_ends_one_call_of_a_session_or_all_of_it(account: Account, tmp_path: Path) -> None:
+    def cancel(handle: str) -> str:
+        command = [str(Path(sys.executable).with_name("dokrun")), "cancel", handle]
+        environment = {**os.environ, **account.environ, "DOKRUN_STATE_DIR": str(tmp_path / "other")}
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+        return str(done.stdout)
+
+    account.here()
+    session = dok.session(plan=PLAN, workers=2)
+    one = count.options(session=session)(tmp_path / "one", tmp_path / "never")
+    goes_on = count.options(session=session)(tmp_path / "starts", tmp_path / "gate")
+    wait_for(lambda: started(tmp_path / "one") and started(tmp_path / "starts"))
+    assert f"its session (task {session.task_id}) goes on" in cancel(one.handle)
+    assert "was cancelled" in str(failure(one))
+    (tmp_path / "gate").touch()
+    assert goes_on.result(PATIENCE_S) == 42
+    several = count.options(session=session).starmap([(tmp_path / "several", tmp_path / "never")] * 4).futures
+    wait_for(lambda: started(tmp_path / "several") == 2)
+    assert len({future.handle for future in several}) == 1
+    assert "count: cancelled" in cancel(several[0].handle)
+    assert ["was cancelled" in str(failure(future)) for future in several] == [True] * 4
+    assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
+    assert f"session (task {session.task_id}): cancelled" in cancel(session.handle)
+    assert "it had ended before" in cancel(one.handle)
 
 
 def test_many_middling_arguments_at_once_get_there(account: Account) -> None:

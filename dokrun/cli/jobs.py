@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from dokrun import config
+from dokrun import config, keys
 from dokrun.cli.tables import show
 from dokrun.errors import ConfigError
 
@@ -52,11 +52,28 @@ def logs(handle: Handle, profile: Profile = None) -> None:
 
 
 def cancel(handles: Handles, profile: Profile = None) -> None:
-    """End tasks, whether they wait or run."""
+    """End tasks, whether they wait or run.
+
+    What future.handle tells of a session's call ends that call, and all of a map's; what session.handle tells ends the
+    session, with all its calls.
+    """
     engine = engine_of(profile)
     # All are found before any is ended: a slip in one of them ends none.
-    for one in [engine.find(handle) for handle in handles]:
-        print(f"{one.name} (task {one.task.id}): {'cancelled' if engine.cancel(one) else 'it had ended before'}")
+    for one, handle in [(engine.find(text), keys.read_handle(text)) for text in handles]:
+        if handle is not None and handle.call and not one.task.ended:
+            _end_calls(engine, one, handle)
+        else:
+            print(f"{one.name} (task {one.task.id}): {'cancelled' if engine.cancel(one) else 'it had ended before'}")
+
+
+def _end_calls(engine: Engine, session: Listed, handle: keys.Handle) -> None:
+    from dokrun.engine.live import Live
+
+    live = engine.attach(session.session_handle)
+    if isinstance(live, Live):
+        live.end_calls(handle)
+        told = f"cancelled, if it had not ended before; its session (task {session.task.id}) goes on"
+        print(f"{handle.name}: {told}, and dokrun cancel {session.short_handle} ends that")
 
 
 def engine_of(profile: str | None) -> Engine:

@@ -28,6 +28,11 @@ class Listed:
         return str(keys.Handle(self.name, self.job_id, digest(self.task)))
 
     @property
+    def session_handle(self) -> str:
+        """The same, of a session's task."""
+        return str(keys.Handle(self.name, self.job_id, digest(self.task), calls=0))
+
+    @property
     def short_handle(self) -> str:
         """Its beginning, which `dokrun logs` and `dokrun cancel` take."""
         return keys.Handle(self.name, self.job_id, "").short

@@ -25,7 +25,7 @@ from dokrun.engine.portions import Portions
 from dokrun.engine.prepare import Job, Preparing, Target, session_job
 from dokrun.engine.reports import described
 from dokrun.engine.run import Run
-from dokrun.engine.speaking import Speaking
+from dokrun.engine.speaking import Gone, Speaking
 from dokrun.engine.submit import failed_future
 from dokrun.future import Future
 from dokrun.jobstate import Progress
@@ -156,6 +156,20 @@ class Live:
             return calls.future(0)
         jobs = iter([calls])
         return Map(job.name, lambda: next(jobs, None), bell, Packing(), len(calls))
+
+    def end_calls(self, handle: keys.Handle) -> None:
+        """Cancel those calls of a job that have not ended, which somebody has sent to the session.
+
+        Raises:
+            DokrunError: the session is no more, or cannot be spoken to.
+        """
+        speaking, ended = self.speaking(), f"{handle.name} cannot be cancelled: its session"
+        if speaking is None:
+            raise errors.DokrunError(f"{ended} {self._link.fate}")
+        try:
+            speaking.ask(f"/cancel/{handle.call}", {"calls": list(range(handle.calls))})
+        except Gone:
+            raise errors.DokrunError(f"{ended} has ended") from None
 
     def call(
         self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], options: Options, **more: Any
