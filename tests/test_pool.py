@@ -14,6 +14,7 @@ from waiting import PATIENCE_S, wait_for
 
 from dokrun.api import pool
 from dokrun.api.pool import Broken, NotConnected, Pool
+from dokrun.errors import ConfigError
 
 __all__ = ["inside"]
 
@@ -181,17 +182,22 @@ class Proxy:
         self._server.close()
 
 
-def through(told: pytest.MonkeyPatch, proxy: str, url: str = "https://session.example") -> Callable[[], object]:
-    for name in ("HTTPS_PROXY", "NO_PROXY", "no_proxy", "http_proxy", "HTTP_PROXY"):
-        told.delenv(name, raising=False)
-    told.setenv("https_proxy", proxy)
+def through(
+    told: pytest.MonkeyPatch, proxy: str, url: str = "https://session.example", variable: str = "https_proxy"
+) -> Callable[[], object]:
+    for name in ("https", "all", "no", "http"):
+        told.delenv(f"{name}_proxy", raising=False)
+        told.delenv(f"{name}_proxy".upper(), raising=False)
+    told.setenv(variable, proxy)
     return lambda: Pool(url).post("/x", b"body", {}, PATIENCE_S)
 
 
-@pytest.mark.parametrize("scheme", ["", "http://"])
-def test_a_proxy_that_the_environment_names_leads_to_the_session(monkeypatch: pytest.MonkeyPatch, scheme: str) -> None:
+@pytest.mark.parametrize(("scheme", "variable"), [("", "https_proxy"), ("http://", "HTTPS_PROXY"), ("", "ALL_PROXY")])
+def test_a_proxy_that_the_environment_names_leads_to_the_session(
+    monkeypatch: pytest.MonkeyPatch, scheme: str, variable: str
+) -> None:
     with closing(Proxy(b"HTTP/1.1 200 Connected\r\n\r\n")) as proxy:
-        send = through(monkeypatch, f"{scheme}ann:p%40ss@{proxy.address}")
+        send = through(monkeypatch, f"{scheme}ann:p%40ss@{proxy.address}", variable=variable)
         with pytest.raises(NotConnected):
             send()
         wait_for(lambda: proxy.heard)
@@ -213,6 +219,24 @@ def test_a_proxy_that_refuses_has_sent_nothing_and_its_password_is_not_told(
             send()
     assert "secret-word" not in str(caught.value)
     assert proxy.heard == b""
+
+
+@pytest.mark.parametrize("variable", ["https_proxy", "ALL_PROXY"])
+@pytest.mark.parametrize("scheme", ["https", "socks5", "socks5h", "socks4"])
+def test_a_proxy_that_cannot_be_spoken_to_is_told_before_anything_is_sent(
+    monkeypatch: pytest.MonkeyPatch, inside: Inside, scheme: str, variable: str
+) -> None:
+    proxy, url = f"{scheme}://ann:secret-word@127.0.0.1:{inside.port}", "https://session.example"
+    send = through(monkeypatch, proxy, url, variable)
+    for refuses in (send, pool.check_proxy):
+        with pytest.raises(ConfigError, match=rf"^{variable.upper()} names a proxy of {scheme}://") as caught:
+            refuses()
+        assert "set HTTPS_PROXY to such a one" in str(caught.value)
+        assert "secret-word" not in str(caught.value)
+    monkeypatch.setenv("NO_PROXY", "session.example")
+    pool.check_proxy()
+    Pool(url).close()
+    assert inside.connections == 0
 
 
 def test_a_proxy_that_is_not_there_has_sent_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import httpx
 
 from dokrun.api.transport import goes_straight
+from dokrun.errors import ConfigError
 
 # How long a connection may take to be made.
 CONNECT_S = 10.0
@@ -100,6 +101,9 @@ class Pool:
 
     Args:
         url: the address.
+
+    Raises:
+        ConfigError: it is reached through a proxy that cannot be spoken to.
     """
 
     def __init__(self, url: str) -> None:
@@ -109,6 +113,8 @@ class Pool:
         self._context = httpx.create_ssl_context() if self._url.scheme == "https" else None
         self._idle: queue.LifoQueue[http.client.HTTPConnection] = queue.LifoQueue()
         self._closed = False
+        if not goes_straight(self._host):
+            _proxy(self._url.scheme)
 
     def post(self, path: str, body: bytes | memoryview, headers: Mapping[str, str], timeout_s: float) -> Answer:
         """Send a request, whose answer may take so many seconds until it begins.
@@ -162,10 +168,9 @@ class Pool:
         return connection, False
 
     def _made(self) -> http.client.HTTPConnection:
-        proxy = None if goes_straight(self._host) else urllib.request.getproxies().get(self._url.scheme)
-        if proxy is None:
+        found = None if goes_straight(self._host) else _proxy(self._url.scheme)
+        if found is None:
             return self._to(self._host, self._port)
-        found = urllib.parse.urlsplit(proxy if "://" in proxy else f"http://{proxy}")
         connection = self._to(found.hostname or "", found.port or 80)
         told = {}
         if found.username is not None:
@@ -178,6 +183,27 @@ class Pool:
         if self._context is None:
             return http.client.HTTPConnection(host, port, timeout=CONNECT_S)
         return http.client.HTTPSConnection(host, port, timeout=CONNECT_S, context=self._context)
+
+
+def check_proxy() -> None:
+    """See that a session can be reached, as far as that shows before its host is known. Raises ConfigError."""
+    if "no" not in urllib.request.getproxies_environment():
+        _proxy("https")
+
+
+def _proxy(scheme: str) -> urllib.parse.SplitResult | None:
+    """Tell the proxy that the environment names. Raises ConfigError where it is one that cannot be spoken to."""
+    named = urllib.request.getproxies()
+    which = next((name for name in (scheme, "all") if named.get(name)), None)
+    if which is None:
+        return None
+    found = urllib.parse.urlsplit(named[which] if "://" in named[which] else f"http://{named[which]}")
+    if found.scheme != "http":
+        raise ConfigError(
+            f"{which.upper()}_PROXY names a proxy of {found.scheme}://, and sessions are reached through http:// ones; "
+            f"set {scheme.upper()}_PROXY to such a one, or NO_PROXY to the session's host, where none is needed"
+        )
+    return found
 
 
 def _post(

@@ -14,7 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dokrun import errors, keys
-from dokrun.config import Settings
+from dokrun.api.pool import check_proxy
+from dokrun.config import LOOPBACK, Settings
 from dokrun.cost import Meter, Price
 from dokrun.engine.carrying import Carrying
 from dokrun.engine.copies import Copies
@@ -79,6 +80,8 @@ class Wanted:
 
     def job(self, settings: Settings) -> tuple[Job, Secret]:
         """Make the job of its next container, and the token that this is known by. Raises ConfigError."""
+        if settings.listens_on not in LOOPBACK:
+            check_proxy()
         told = {
             "host": settings.listens_on,
             "port": secrets.choice(_PORTS),
