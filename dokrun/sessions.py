@@ -241,7 +241,9 @@ def session(**given: Unpack[GivenSession]) -> Session:
         max_yen: how much it may cost.
         workers: how many calls run at the same time; one on each GPU if nothing is said. If there are more, they share
             the GPUs.
-        reconnect: whether another container is made when this one has ended or is lost, as soon as a call is sent.
+        reconnect: whether another container is made when this one has ended or is lost, as soon as a call is sent. What
+            calls are given is kept in this process until they have ended, as it is for functions with `retries`: up to
+            2 GiB, and what is more goes through the bucket.
         env: environment variables for the container. The project's members can read them.
         secrets: environment variables that only the workers have.
         tags: more tags for the task.

@@ -78,16 +78,29 @@ def test_what_there_is_no_room_for_goes_to_the_bucket_where_it_may_be_needed_aga
 
 
 @dok.remote(timeout=60)
-def end_container() -> None:
+def end_container(gate: Path) -> None:
+    while not gate.exists():
+        time.sleep(0.01)
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(PATIENCE_S)
 
 
-def test_a_container_that_is_lost_is_no_reason_to_make_another_that_nobody_speaks_to(account: Account) -> None:
+def log_of(account: Account, session: dok.Session) -> str:
+    """Tell what the container that the session has now has written so far."""
+    path = account.folder / "data" / "logs" / str(session.task_id)
+    return path.read_text() if path.exists() else ""
+
+
+def test_a_container_that_is_lost_is_no_reason_to_make_another_that_nobody_speaks_to(
+    account: Account, tmp_path: Path
+) -> None:
     (account.folder / "config.toml").write_text("[defaults]\nretries = 1\n")
     account.here()
     session = dok.session(plan=PLAN)
-    error = failure(end_container.options(session=session)())
+    future = end_container.options(session=session)(tmp_path / "gate")
+    wait_for(lambda: "started calls 1 to 1" in log_of(account, session))
+    (tmp_path / "gate").touch()
+    error = failure(future)
     assert isinstance(error, dok.SessionLost)
     assert error.ran == "yes"
     assert [task.status for task in account.client.tasks.iterate()] == ["error"]
@@ -98,10 +111,11 @@ def test_the_log_tells_that_a_later_attempt_of_a_call_ran(account: Account, tmp_
     session = dok.session(plan=PLAN, reconnect=True)
     busy = stay.options(session=session)(tmp_path / "starts", tmp_path / "never")
     wait_for(lambda: started(tmp_path / "starts"))
-    future = end_container.options(session=session, retries=1)()
+    future = end_container.options(session=session, retries=1)(tmp_path / "gate")
     wait_for(lambda: future._progress.task_id)
-    first = str(session.task_id)
-    account.client.tasks.cancel(first)  # it had not begun by then
+    account.client.tasks.cancel(str(session.task_id))  # it had not begun by then
+    wait_for(lambda: "in attempt 2" in log_of(account, session))
+    (tmp_path / "gate").touch()
     error = failure(future)
     assert isinstance(error, dok.SessionLost)
     assert (error.ran, error.attempt) == ("yes", 2)

@@ -92,7 +92,7 @@ def test_the_end_of_a_process_makes_no_other_container(account: Account, tmp_pat
     wait_for(lambda: started(tmp_path / "starts"))
     here.close()
     assert running.cancelled()
-    assert tasks(account) == ["canceled"]
+    wait_for(lambda: tasks(account) == ["canceled"])
 
 
 def test_whoever_attaches_gets_an_outcome_too_and_the_call_runs_once(account: Account, tmp_path: Path) -> None:

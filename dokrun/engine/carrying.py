@@ -66,16 +66,15 @@ class Carrying:
 
     def _straight(self, ways: Ways, segment: Segment, data: memoryview) -> None:
         missing = ways.need(self.job_id, {segment.sha256: (segment.size, None)})
-        if missing and segment.size <= COPIED_BYTES:
-            self._hold(segment)  # it is sent when the call is
-            return
-        if missing:
-            ways.put(self.job_id, segment.sha256, data)
-        self.straight.add(segment.sha256)
-        if self.again and self._is_safe(segment):
-            self._hold(segment)
+        with_call = missing and segment.size <= COPIED_BYTES
+        if with_call or (self.again and self._is_safe(segment)):
+            data = self._hold(segment)
         elif self.again:
             _log.warning("no copy is kept of a call's %d MiB: if its session is lost, call again", segment.size >> 20)
+        if missing and not with_call:
+            ways.put(self.job_id, segment.sha256, data)
+        self.straight.add(segment.sha256)
 
-    def _hold(self, segment: Segment) -> None:
-        self.held[segment.sha256] = self.copies.of(segment)
+    def _hold(self, segment: Segment) -> memoryview:
+        copy = self.held[segment.sha256] = self.copies.of(segment)
+        return copy.data
