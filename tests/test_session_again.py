@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,6 @@ BACKOFF_S = 30.0
 SIZES = [4 << 20, 20 << 20]
 
 
-@dok.remote(timeout=60)
 def stay(starts: Path, gate: Path, *arrays: np.ndarray[Any, Any]) -> list[int]:
     with starts.open("a") as file:
         file.write("1\n")
@@ -50,7 +50,7 @@ def test_another_container_is_sent_all_that_a_call_is_given(account: Account, tm
     session.submit(pow, 1, 1).result(PATIENCE_S)
     lost = str(session.task_id)
     arrays = [np.zeros(size, dtype=np.uint8) for size in SIZES]
-    future = stay.options(session=session, retries=1)(tmp_path / "starts", tmp_path / "gate", *arrays)
+    future = dok.remote(timeout=60, retries=1, session=session)(stay)(tmp_path / "starts", tmp_path / "gate", *arrays)
     for array in arrays:
         array.fill(1)  # what the caller does afterwards changes nothing
     wait_for(lambda: started(tmp_path / "starts"))
@@ -109,7 +109,7 @@ def test_a_container_that_is_lost_is_no_reason_to_make_another_that_nobody_speak
 def test_the_log_tells_that_a_later_attempt_of_a_call_ran(account: Account, tmp_path: Path) -> None:
     account.here()
     session = dok.session(plan=PLAN, reconnect=True)
-    busy = stay.options(session=session)(tmp_path / "starts", tmp_path / "never")
+    busy = dok.remote(timeout=60, session=session)(stay)(tmp_path / "starts", tmp_path / "never")
     wait_for(lambda: started(tmp_path / "starts"))
     future = end_container.options(session=session, retries=1)(tmp_path / "gate")
     wait_for(lambda: future._progress.task_id)
@@ -123,28 +123,37 @@ def test_the_log_tells_that_a_later_attempt_of_a_call_ran(account: Account, tmp_
 
 
 def raise_once(starts: Path, gate: Path) -> None:
-    with starts.open("a") as file:
-        file.write("1\n")
-    while not gate.exists():
-        time.sleep(0.01)
+    stay(starts, gate)
     raise FileNotFoundError("the function's own")
 
 
-def test_what_a_function_raised_is_told_where_its_next_attempt_finds_no_session(
-    account: Account, tmp_path: Path
+def exit_once(starts: Path, gate: Path) -> None:
+    print("to be read", flush=True)
+    stay(starts, gate)
+    os._exit(3)
+
+
+@pytest.mark.parametrize("function", [raise_once, exit_once])
+def test_what_a_call_failed_with_is_told_where_its_next_attempt_finds_no_session(
+    account: Account, tmp_path: Path, function: Callable[[Path, Path], None]
 ) -> None:
     ended = threading.Event()
     account.here(sleep=lambda seconds: ended.wait(PATIENCE_S) if seconds == BACKOFF_S else briefly(seconds))
     session = dok.session(plan=PLAN)
-    function = dok.remote(timeout=60, retries=dok.Retry(1, on=OSError, backoff=BACKOFF_S))(raise_once)
-    future = function.options(session=session)(tmp_path / "starts", tmp_path / "gate")
+    remote = dok.remote(timeout=60, retries=dok.Retry(1, on=OSError, backoff=BACKOFF_S))(function)
+    future = remote.options(session=session)(tmp_path / "starts", tmp_path / "gate")
     (tmp_path / "gate").touch()
     wait_for(lambda: started(tmp_path / "starts") and not session._live.link._flights.all)
     account.client.tasks.cancel(str(session.task_id))
     wait_for(session._future.done)
     ended.set()
     error = future.exception(PATIENCE_S)
-    assert isinstance(error, FileNotFoundError)
-    notes = getattr(error, "__notes__", [])
-    assert sys.version_info < (3, 11) or "it was not tried again: raise_once was not sent: its session" in notes[0]
+    told = f"it was not tried again: {function.__name__} was not sent: its session"
+    if function is exit_once:
+        assert isinstance(error, dok.WorkerDied)
+        assert told in str(error)
+        assert (error.attempt, error.ran, error.log) == (1, "yes", ("to be read",))
+    else:
+        assert isinstance(error, FileNotFoundError)
+        assert sys.version_info < (3, 11) or told in error.__notes__[0]
     assert started(tmp_path / "starts") == 1

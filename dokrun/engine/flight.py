@@ -123,6 +123,7 @@ class Flight:
 
     def next(self, number: int, error: BaseException) -> tuple[Flight, float] | None:
         """Tell how a call that has failed is tried again, after how many seconds; None where it is not."""
+        self._locate(number, error)
         failures = self._failures.setdefault(number, [])
         failures.append(error)
         retry = self.job.retry
@@ -174,18 +175,8 @@ class Flight:
     def settle(self, number: int, outcome: Outcome) -> None:
         """Give a call its outcome."""
         error, printed = outcome.error, self.printed(number)
-        if isinstance(error, errors.CallFailed):
-            progress = self.calls.progress
-            if any(_has_run(failure) for failure in self._failures.get(number, ())):
-                error.ran = "yes"
-            error.locate(
-                call_id=self.calls.call_id(number),
-                attempt=self._attempt_of(number, error),
-                task_id=progress.task_id or "",
-                handle=progress.handle or "",
-            )
-            if not isinstance(error, errors.RemoteError):
-                error.log = tuple(printed.last)
+        if error is not None:
+            self._locate(number, error)
         self.calls.settle([(number, Result(outcome.value, error))])
         printed.end()
         if self.calls.over:
@@ -194,11 +185,21 @@ class Flight:
     def _logs(self, _task_id: str, number: int) -> Iterator[str]:
         return self.printed(number).follow(lambda: self.calls.is_told(number))
 
-    def _attempt_of(self, number: int, error: BaseException) -> int:
-        """Tell in which attempt a call has come to an error."""
-        failures = self._failures.get(number, ())
-        last = 1 if self._again is None else self._again.attempt
-        return next((attempt for attempt, failure in enumerate(failures, 1) if failure is error), last)
+    def _locate(self, number: int, error: BaseException) -> None:
+        """Let an error of ours say which call and attempt it is about, once, and whether the function ran in any."""
+        failures, progress = self._failures.get(number, ()), self.calls.progress
+        if not isinstance(error, errors.CallFailed) or any(failure is error for failure in failures):
+            return
+        if any(_has_run(failure) for failure in failures):
+            error.ran = "yes"
+        error.locate(
+            call_id=self.calls.call_id(number),
+            attempt=1 if self._again is None else self._again.attempt,
+            task_id=progress.task_id or "",
+            handle=progress.handle or "",
+        )
+        if not isinstance(error, errors.RemoteError):
+            error.log = tuple(self.printed(number).last)
 
     def fail(self, make: Callable[[int], errors.CallFailed]) -> None:
         """Give every call that has no outcome an error, made for its number; or its last own, where there is one."""
