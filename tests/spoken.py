@@ -69,18 +69,12 @@ class Line:
             return True
 
 
-class Spoken:
-    """A session's container, and the token that its client shows."""
+class Port:
+    """A session's port, and the token that its client shows."""
 
-    def __init__(self, session: dok.Session, settings: config.Settings, client: Client) -> None:
-        container = client.tasks.get(str(session.task_id)).containers[0]
-        assert container.http is not None
-        assert session.handle is not None
-        handle = keys.read_handle(session.handle)
-        assert handle is not None
-        self.port = container.http.port
-        self.environment = dict(container.environment or {})
-        self.token = token_of(settings, handle.job_id).reveal()
+    def __init__(self, port: int, token: str) -> None:
+        self.port = port
+        self.token = token
 
     def line(self) -> Line:
         return Line(self.port)
@@ -96,10 +90,23 @@ class Spoken:
         return head("/hello", 0, {seal.TOKEN: seal.BEARER + self.token, seal.NONCE: "nonce", **changed})
 
 
+class Spoken(Port):
+    """The port of a session's container."""
+
+    def __init__(self, session: dok.Session, settings: config.Settings, client: Client) -> None:
+        container = client.tasks.get(str(session.task_id)).containers[0]
+        assert container.http is not None
+        assert session.handle is not None
+        handle = keys.read_handle(session.handle)
+        assert handle is not None
+        super().__init__(container.http.port, token_of(settings, handle.job_id).reveal())
+        self.environment = dict(container.environment or {})
+
+
 class Speaker:
     """Whoever has shown a container the token."""
 
-    def __init__(self, spoken: Spoken) -> None:
+    def __init__(self, spoken: Port) -> None:
         self.spoken = spoken
         answer = spoken.ask(spoken.hello())
         assert answer.status == 200
@@ -139,10 +146,10 @@ def head(path: str, size: int, fields: dict[str, str], method: str = "POST") -> 
     return "\r\n".join([*lines, *(f"{name}: {value}" for name, value in fields.items()), "", ""]).encode()
 
 
-def payload(function: Callable[..., Any], *args: Any) -> bytes:
+def payload(function: Callable[..., Any], *args: Any, timeout_s: float = 60.0, **header: Any) -> bytes:
     """Write what a client sends to have a function called."""
     target = Target(function, inspect.signature(function), function.__name__)
-    preparing = Preparing(target, "v100-32gb", Options(timeout_s=60.0))
+    preparing = Preparing(target, "v100-32gb", Options(timeout_s=timeout_s))
     preparing.add(args, {})
     job = preparing.job()
-    return pack(dict(job.header), job.segments)
+    return pack({**job.header, **header}, job.segments)

@@ -66,9 +66,9 @@ class Container(Told):
             **changed,
         }
 
-    def start(self) -> subprocess.Popen[str]:
+    def start(self, python: str = sys.executable) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, str(self.pyz), protocol.FETCHED, json.dumps(self.addresses), self.chosen],
+            [python, str(self.pyz), protocol.FETCHED, json.dumps(self.addresses), self.chosen],
             env=self.environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
