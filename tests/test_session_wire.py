@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
@@ -218,6 +219,26 @@ def test_what_has_come_before_something_else_is_told_no_more(world: World, tmp_p
     assert asked() == ["begun", "report"]
     assert asked(also=[2]) == ["begun"]
     assert asked(taken=1) == []
+
+
+def wait_there(gate: Path) -> None:
+    while not gate.exists():
+        time.sleep(0.01)
+
+
+def test_whoever_asks_twice_for_a_job_is_told_once_what_becomes_of_it(world: World, tmp_path: Path) -> None:
+    sender, other = Speaker(world.spoken), Speaker(world.spoken)
+    order = payload(wait_there, tmp_path / "gate")
+    assert sender.ask("/calls/1", order).status == 202
+    job = next(iter(unpack_all(order)))[1]["job"]
+    for _ in range(2):
+        assert json.loads(other.ask(f"/find/{job}").body) == {"calls": [0]}
+    (tmp_path / "gate").touch()
+    assert outcome(sender)["kind"] == "value"
+    all_done(world)
+    answer = other.ask("/ask", json.dumps({"after": 0, "taken": 0, "wait_s": 0}).encode())
+    _, header, _ = next(iter(unpack_all(answer.body)))
+    assert [event["kind"] for event in header["events"]].count("report") == 1
 
 
 def test_numbers_may_come_in_another_order_and_not_far_behind(world: World) -> None:

@@ -180,7 +180,7 @@ class Requests:
 
     def _find(self, speaker: Speaker, _body: Piece, job_id: str) -> Told:
         job = self._opened.find(job_id)
-        if job is not None:
+        if job is not None and speaker.mail not in job.mails:
             job.mails.append(speaker.mail)
         told, left = self._post.tell_too(job_id, speaker.mail), [] if job is None else job.numbers_left
         return 200, {"calls": sorted({*told, *left})}

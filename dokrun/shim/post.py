@@ -171,10 +171,10 @@ class Post:
         """Tell somebody else too what became of a job's calls and nobody has taken. Tells which, from the first on."""
         with self._lock:
             mine = [(number, base) for number, (job, base) in self._jobs.items() if job == job_id]
-            events = [self._told[number][0] for number, _ in mine if mail not in self._told[number][1]]
-            for number, _ in mine:
-                self._told[number][1].append(mail)
-        for event in events:
+            new = [self._told[number] for number, _ in mine if mail not in self._told[number][1]]
+            for _, mails in new:
+                mails.append(mail)
+        for event, _ in new:
             mail.post(event)
         return [number - base for number, base in mine]
 
