@@ -153,12 +153,12 @@ def test_what_no_job_needs_any_more_makes_room_the_oldest_first(tmp_path: Path) 
 
 
 def test_what_a_job_that_does_not_come_was_given_makes_room_too(tmp_path: Path) -> None:
-    other = hashlib.sha256(b"other").hexdigest()
+    other = hashlib.sha256(b"01234").hexdigest()
     kept = Blobs(str(tmp_path), room=len(DATA), waited_s=0.0)
     kept.listen(lambda: None)
     kept.need("does not", {other: [5, None], DIGEST: [len(DATA), None]})
     kept.need("comes", {DIGEST: [len(DATA), None]})
-    kept.put(other, 0, b"othe")
+    kept.put(other, 0, b"0123")
     kept.put(DIGEST, 0, DATA)
     kept.taken("comes")
     kept.release_awaited()
@@ -166,7 +166,7 @@ def test_what_a_job_that_does_not_come_was_given_makes_room_too(tmp_path: Path) 
     kept.release("comes")
     assert files(tmp_path) == {DIGEST}
     with pytest.raises(KeyError):
-        kept.put(other, 4, b"r")
+        kept.put(other, 4, b"4")
     assert kept.need("another", {DIGEST: [len(DATA), None]}) == []
 
 
