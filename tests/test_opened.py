@@ -12,8 +12,9 @@ from waiting import wait_for
 
 from dokrun.shim.blobs import Blobs
 from dokrun.shim.envelope import Span
+from dokrun.shim.job import Job
 from dokrun.shim.mail import Mail
-from dokrun.shim.opened import Job, Opened
+from dokrun.shim.opened import Opened
 
 __all__ = ["site"]
 

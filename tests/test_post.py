@@ -8,8 +8,9 @@ import pytest
 
 from dokrun.shim.blobs import Blobs
 from dokrun.shim.envelope import pack
+from dokrun.shim.job import Job
 from dokrun.shim.mail import Mail
-from dokrun.shim.opened import Job, Opened
+from dokrun.shim.opened import Opened
 from dokrun.shim.post import Post
 
 SIZE = len(pack({"call": 1}, []))

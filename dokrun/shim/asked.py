@@ -12,9 +12,10 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 from . import envelope, fetch, output, protocol, seal
 from .blobs import Blobs
 from .envelope import pack, segment_of, unpack_all
+from .job import Job
 from .lane import Lane
 from .layout import lay_out
-from .opened import Job, Opened
+from .opened import Opened
 from .post import Place, Post
 from .receive import PayloadRefused, check_versions
 from .serve import Piece, Refused

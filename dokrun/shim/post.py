@@ -13,8 +13,8 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import output, protocol
 from .envelope import EnvelopeError, Span, unpack_all
+from .job import Job
 from .mail import OUTPUT, Event, Mail
-from .opened import Job
 from .reports import entry_of
 
 # A report that is larger is not told at once, but fetched; and so is every one, while so much waits to be taken.

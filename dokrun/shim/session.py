@@ -47,7 +47,8 @@ from .asked import Requests, Told, remove
 from .blobs import Blobs
 from .drain import Drain, Places, lanes_for
 from .envelope import pack, segment_of
-from .opened import Job, Opened
+from .job import Job
+from .opened import Opened
 from .post import Post
 from .process import Worker
 from .reports import entry_of
