@@ -56,7 +56,7 @@ from .serve import Answer, Head, Piece, Refused, Server
 from .speakers import Asked, Speaker, Speakers
 from .stopping import Stopped
 
-# For whom nothing is held any more: who has not been heard for so long. A question waits for less.
+# For whom nothing is held any more, where the payload tells of no lease: who has not been heard for so long.
 SILENT_S = 120.0
 # How long a session that was closed waits until its last outcomes are known to have come.
 LAST_ASKED_S = 10.0
@@ -131,7 +131,7 @@ class Session:
             self._ended.wait(LOOK_S)
             self._requests.end_calls(self._opened.unwanted)  # which no worker may have been at when they were cancelled
             self._blobs.release_awaited()
-            for speaker in self._speakers.silent(SILENT_S):
+            for speaker in self._speakers.silent(self._told["lease_s"] or SILENT_S):
                 if not speaker.mail.away:
                     self._post.put_away(speaker.mail)
             if stopping.age_s() > self._told["limit_s"]:
