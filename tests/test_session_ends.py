@@ -224,3 +224,19 @@ def test_options_that_cannot_hold_in_a_session_are_refused(account: Account) -> 
             told.map(["A"], workers=2)
     with pytest.raises(dok.OptionError, match="linger= and max_yen="):
         count.options(plan="h100-80gb", linger=True, max_yen=100)(Path("nowhere"))
+
+
+@dok.remote(timeout=60, retries=dok.Retry(1, on=OSError))
+def go_on() -> str:
+    saved = dok.checkpoint_dir() / "steps"
+    steps = saved.read_text() if saved.exists() else ""
+    saved.write_text(steps + "one ")
+    if not steps:
+        raise OSError("the first time")
+    return saved.read_text()
+
+
+def test_a_call_that_is_tried_again_finds_what_it_has_saved_and_nothing_of_others(account: Account) -> None:
+    account.here()
+    with dok.session(plan=PLAN):
+        assert [go_on().result(PATIENCE_S) for _ in range(2)] == ["one one "] * 2

@@ -223,12 +223,15 @@ def checkpoint_dir() -> "Path":
     """Tell the folder whose files the next attempt finds again, where the call has `retries` and there is a bucket.
 
     What is in it is saved about once a minute, and at the end of an attempt that has failed, as far as the container
-    lives to do so. Write a file under another name and rename it, so that no half of it is saved. Outside of a task it
-    is a temporary folder that is made once in a process and left to you.
+    lives to do so. Write a file under another name and rename it, so that no half of it is saved. In a session it stays
+    in the container, where a call that is tried again finds it. Outside of a task it is a temporary folder that is made
+    once in a process and left to you.
     """
     from pathlib import Path
 
-    return Path(os.environ[CHECKPOINT_DIR] if CALL_ID in os.environ else _checkpoint_dir_here())
+    folder = Path(os.environ[CHECKPOINT_DIR] if CALL_ID in os.environ else _checkpoint_dir_here())
+    folder.mkdir(parents=True, exist_ok=True)  # each call of a session has one, and few ask for it
+    return folder
 
 
 @functools.cache

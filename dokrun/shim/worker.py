@@ -114,7 +114,6 @@ class Payloads:
         self._former: Dict[str, Optional[str]] = {}
         self.attempt = os.environ.get(protocol.ATTEMPT)
         os.environ[protocol.GIVEN_DIR] = self.blobs
-        os.environ[protocol.CHECKPOINT_DIR] = os.path.join(folder, protocol.CHECKPOINT_FOLDER)
         sys.path.insert(0, self.source)
 
     def function(self, name: str, key: Key, make: Callable[[], Callable[..., Any]]) -> Callable[..., Any]:
@@ -158,7 +157,11 @@ class Calls:
         self._job = self._header["job"]
         self._packs = Packs(self._header["calls"], base=base)
         attempt = self._header.get("attempt", payloads.attempt)
-        self._attempt = {} if attempt is None else {protocol.ATTEMPT: str(attempt)}
+        saved = os.path.join(payloads.folder, protocol.CHECKPOINT_FOLDER)
+        # Of a session's jobs each has a folder of its own there.
+        self._environment = {protocol.CHECKPOINT_DIR: saved if name == protocol.PAYLOAD else f"{saved}/{self._job}"}
+        if attempt is not None:
+            self._environment[protocol.ATTEMPT] = str(attempt)
         # The end of the calls that the log does not tell yet.
         self._unannounced = 0
         # Here and nowhere else: the task's definition can be read by everybody in the project.
@@ -171,7 +174,7 @@ class Calls:
         self._payloads.environ(self._secrets)
         for number in range(first, end):
             os.environ[protocol.CALL_ID] = protocol.call_id(self._job, number - self._packs.base)
-            os.environ.update(self._attempt)
+            os.environ.update(self._environment)
             self._cell.begin(number)
             if self._payloads.marked:
                 output.begin(number)
