@@ -198,6 +198,21 @@ def test_whoever_attaches_and_cannot_speak_to_a_session_does_not_end_it(account:
     assert account.client.tasks.get(str(session.task_id)).status == "running"
 
 
+def test_a_call_that_is_being_sent_when_its_session_is_given_up_has_its_end_too(account: Account) -> None:
+    session = dok.session(plan=PLAN, detach=True)
+    session.submit(pow, 1, 1).result(PATIENCE_S)
+    account.here(state="other")
+    found = dok.attach(session.handle)
+    assert found.submit(pow, 2, 5).result(PATIENCE_S) == 32
+    asked, _ = account.faults(
+        port("status", "/calls/*", occurrence=None), port("status", "/ask", status=401, occurrence=None)
+    )
+    error = failure(found.submit(pow, 2, 5))
+    assert account.injected(asked)
+    assert isinstance(error, dok.SessionLost)
+    assert (error.ran, error.still_runs) == ("maybe", True)
+
+
 def test_cell_session_ce_another_api_key_cannot_speak_to_it(account: Account, session: dok.Session) -> None:
     stranger = Container(str(account.client.tasks.get(str(session.task_id)).http_uri), Secret("guessed"))
     with pytest.raises(dok.Unauthorized):

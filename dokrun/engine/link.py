@@ -190,7 +190,7 @@ class Link:
     # Its life.
 
     def _there(self) -> bool:
-        return not (self._dropped or self._flights.ended or self._run.calls.over)
+        return self._broken is None and not (self._dropped or self._flights.ended or self._run.calls.over)
 
     def _live(self) -> None:
         try:
@@ -212,7 +212,7 @@ class Link:
         if self._runs_on:
             return  # whoever has opened it may speak to it all the same
         for attempt in range(1, _BACKOFF.attempts + 1):
-            if self._run.end_task() or not self._there():
+            if self._run.end_task() or self._dropped or self._run.calls.over:
                 return  # what it leaves is read, as ever
             self._parts.sleep(_BACKOFF.pause_s(attempt))
         self._runs_on = True
