@@ -406,6 +406,18 @@ def test_the_oldest_stranger_makes_place_and_whoever_is_known_stays(patient: int
         assert known.answer().body == b"again"
 
 
+def test_where_no_thread_can_be_had_whoever_comes_later_is_answered(port: int) -> None:
+    before = threading.stack_size(1 << 47)  # more than there are addresses
+    try:
+        with Line(port) as line:
+            assert line.ended
+    finally:
+        threading.stack_size(before)
+    with Line(port) as line:
+        line.say(head("/echo", 5, {}) + b"hello")
+        assert line.answer().body == b"hello"
+
+
 # --- what is a secret
 
 

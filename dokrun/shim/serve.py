@@ -115,7 +115,11 @@ class Server:
             self._make_room()
             with self._lock:
                 self._strangers[connection] = None
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            try:
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            except RuntimeError:  # the system has no thread to spare; whoever this is comes again
+                self._end(connection)
+                time.sleep(TAKEN_PAUSE_S)
 
     def _make_room(self) -> None:
         """Wait until there may be another connection; the oldest one of a stranger makes place for it."""
@@ -129,18 +133,19 @@ class Server:
 
     def _serve(self, connection: socket.socket) -> None:
         try:
-            with connection:
-                try:
-                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    reader = Reader(connection, self._head_s)
-                    while self._one(connection, reader):
-                        pass
-                finally:
-                    self._know(connection)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            reader = Reader(connection, self._head_s)
+            while self._one(connection, reader):
+                pass
         except OSError:
             pass  # whoever was there has gone, or was too slow
         finally:
-            self._room.release()
+            self._end(connection)
+
+    def _end(self, connection: socket.socket) -> None:
+        self._know(connection)
+        connection.close()
+        self._room.release()
 
     def _know(self, connection: socket.socket) -> None:
         with self._lock:
