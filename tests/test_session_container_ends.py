@@ -80,7 +80,7 @@ def test_a_session_needs_no_bucket_and_any_user_runs_it_where_the_shim_is_baked_
 
 
 def test_a_container_ends_by_itself_when_nothing_is_called_any_more(account: Account) -> None:
-    session = dok.session(plan=PLAN, image=slim_image(), idle_timeout=0.5)
+    session = dok.session(plan=PLAN, image=slim_image(), idle_timeout=2)
     assert session.submit(pow, 2, 5).result(PATIENCE_S) == 32
     assert session._future.result(PATIENCE_S) is None
     assert account.client.tasks.get(str(session.task_id)).status == "done"

@@ -12,7 +12,7 @@ import pytest
 from alone import Session
 from sites import Site, site
 from test_shim import Container
-from waiting import wait_for
+from waiting import PATIENCE_S, wait_for
 
 __all__ = ["site"]
 
@@ -60,3 +60,9 @@ def test_what_a_silent_client_was_to_be_told_is_put_away_and_told_again_when_it_
     wait_for(lambda: reports(session, again))
     ((_, (call, size, told)),) = reports(session, again).items()
     assert (call, told) == (2, size), "and what comes from then on is told as ever"
+
+
+def test_however_short_its_idle_time_is_a_container_waits_for_the_first_word(tmp_path: Path, site: Site) -> None:
+    session = Session(sys.executable, Container(tmp_path, site), idle_s=0.0)
+    session.process.communicate(timeout=PATIENCE_S)
+    assert session.process.returncode == 0, "and then it ends"

@@ -56,7 +56,8 @@ from .serve import Answer, Head, Piece, Refused, Server
 from .speakers import Asked, Speaker, Speakers
 from .stopping import Stopped
 
-# For whom nothing is held any more, where the payload tells of no lease: who has not been heard for so long.
+# Where the payload tells of no lease: for whom nothing is held any more, since it has not been heard for so long; and
+# how long the first one is waited for.
 SILENT_S = 120.0
 # How long a session that was closed waits until its last outcomes are known to have come.
 LAST_ASKED_S = 10.0
@@ -152,6 +153,8 @@ class Session:
         if self._closing is not None:
             return self._post.all_taken or now - max(since, self._closing) > LAST_ASKED_S
         lease_s = self._told["lease_s"]
+        if not self._speakers.all and now - self._speakers.heard < (lease_s or SILENT_S):
+            return False  # its client looks now and then only whether the container is there
         if lease_s is not None and now - self._speakers.heard > lease_s and now - since > lease_s:
             return True
         return self._idle_left_s(since) <= 0
@@ -180,6 +183,7 @@ class Session:
     def answer(self, head: Head, who: Asked, body: Piece) -> Answer:
         """Do what is asked. Raises Refused."""
         if who.speaker is None:
+            self._opened.touch()
             return self._speakers.hello(head, who.name)
         if hashlib.sha256(body).hexdigest() != who.digest:
             raise Refused(400)
