@@ -55,6 +55,18 @@ def test_pieces_count_in_their_order_only_and_each_once(world: World) -> None:
     assert (world.folder / DIGEST).read_bytes() == DATA
 
 
+def test_what_has_another_digest_than_was_announced_is_not_there(world: World) -> None:
+    world.need()
+    world.blobs.put(DIGEST, 0, DATA[:1000])
+    changed = DATA[1001:] + b"x"
+    assert world.blobs.put(DIGEST, 1000, changed) == len(DATA)
+    assert (world.blobs.have([DIGEST]), world.came) == (False, 1)
+    assert "not what was announced" in world.blobs.trouble([DIGEST])
+    assert world.need() == [DIGEST]
+    assert world.blobs.put(DIGEST, 0, DATA) == len(DATA)
+    assert (world.blobs.have([DIGEST]), world.blobs.trouble([DIGEST])) == (True, "")
+
+
 def test_what_nobody_needs_is_not_taken(world: World) -> None:
     with pytest.raises(KeyError):
         world.blobs.put(DIGEST, 0, DATA)

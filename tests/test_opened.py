@@ -232,6 +232,15 @@ def test_of_a_job_that_is_tried_again_only_the_chosen_calls_are_run(world: World
     assert world.over == ["a.3.2"]
 
 
+def test_a_jobs_attempts_are_told_together_and_no_other_jobs(world: World) -> None:
+    first = world.add("a", 3)
+    again = world.add("a", 3, ticket="a.1.2", chosen=[1])
+    world.add("ab", 1)
+    assert world.opened.attempts("a") == [first, again]
+    assert world.opened.cancel(again, [again.packs.base + 1]) == []
+    assert world.opened.attempts("a") == [first]
+
+
 def test_nothing_is_given_out_or_taken_when_it_is_over(world: World) -> None:
     job = world.add("a", 2)
     assert not world.opened.close_if(lambda: False)

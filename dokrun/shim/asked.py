@@ -166,11 +166,10 @@ class Requests:
                 lane.renew()
 
     def _cancel(self, _speaker: Speaker, body: Piece, job_id: str) -> Told:
-        wanted, job = json.loads(bytes(body))["calls"], self._opened.find(job_id)
-        if job is None:
-            return 200, {}
-        numbers = [job.packs.base + int(number) for number in wanted]
-        self.end_calls(self._opened.cancel(job, numbers))
+        wanted = json.loads(bytes(body))["calls"]
+        for job in self._opened.attempts(job_id):
+            numbers = [job.packs.base + int(number) for number in wanted]
+            self.end_calls(self._opened.cancel(job, numbers))
         return 200, {}
 
     def end_calls(self, numbers: Iterable[int]) -> None:

@@ -4,6 +4,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import contextlib
+import hashlib
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ ROOM_BYTES = 8 << 30
 STREAMS = 4
 # How long it is kept for a job that has not come itself, from its last piece on.
 WAITED_S = 600.0
+CHANGED = "it is not what was announced; nobody may change it while it is being sent"
 
 
 class Blob:
@@ -25,6 +27,8 @@ class Blob:
     def __init__(self, size: int) -> None:
         self.size = size
         self.at = 0
+        # Of what was put so far.
+        self.digest = hashlib.sha256()
         self.jobs: Set[str] = set()
         self.fetching = False
         self.failed = ""
@@ -106,12 +110,18 @@ class Blobs:
             with open(self._path(sha256), "r+b" if at else "wb") as file:
                 file.seek(at)
                 file.write(piece)
+            if not at:
+                blob.digest, blob.failed = hashlib.sha256(), ""
+            blob.digest.update(piece)
             blob.at += len(piece)
             whole = blob.whole
+            if whole and blob.digest.hexdigest() != sha256:
+                blob.failed, blob.at = CHANGED, 0
             self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)
+            at = blob.size if whole else blob.at
         if whole:
             self._came()
-        return blob.at
+        return at
 
     def trouble(self, needed: Iterable[str]) -> str:
         """Tell why some will not be whole; empty where nothing says so."""

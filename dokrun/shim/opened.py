@@ -196,6 +196,11 @@ class Opened:
         with self._changed:
             return next((job for job in self._jobs.values() if job.id == job_id), None)
 
+    def attempts(self, job_id: str) -> List[Job]:
+        """Tell a job that has calls left, and those of its calls that are tried again."""
+        with self._changed:
+            return [job for job in self._jobs.values() if job.id == job_id or job.id.startswith(f"{job_id}.")]
+
     def cancel(self, job: Job, numbers: Iterable[int]) -> List[int]:
         """Take back those calls of a job that no lane has been given. Tells the others."""
         left = set(numbers)
