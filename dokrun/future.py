@@ -173,8 +173,10 @@ class Future(concurrent.futures.Future[T]):
         try:
             return super().result(timeout if self.done() else self._show(timeout))
         except KeyboardInterrupt:
-            costs = f" and may {self._progress.costs}" if self._progress.costs else ""
-            print(f"dokrun: {self.name} goes on ({self.status}){costs}; future.cancel() stops it", file=sys.stderr)
+            progress = self._progress
+            costs = f" and may {progress.costs_on}" if progress.costs_on else ""
+            stop = "future.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")
+            print(f"dokrun: {self.name} goes on ({self.status}){costs}; {stop}", file=sys.stderr)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:

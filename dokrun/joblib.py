@@ -13,8 +13,9 @@ All calls of a `Parallel` go into one task, as far as one holds them, each as a 
 nothing about how they should share tasks, and a worker takes several short ones at a time anyway. So
 `batch_size="auto"` is 1, and `pre_dispatch` is always "all". `n_jobs` is how many run at the same time in the
 container; -1, which is meant if nothing is said, is one on each of its processors, each with one thread for its
-mathematics. `n_jobs=1` is joblib's word for no backend at all. What the functions parallelize themselves runs in
-threads of their container. After an exception the calls that are left are cancelled, and their task with them.
+mathematics. In a session, where no plan is given, they run in its workers, whatever `n_jobs` says. `n_jobs=1` is
+joblib's word for no backend at all. What the functions parallelize themselves runs in threads of their container. After
+an exception the calls that are left are cancelled, and their task with them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from typing import Any
 from joblib.parallel import ParallelBackendBase, register_parallel_backend
 
 from dokrun.executor import Executor
-from dokrun.function import RemoteFunction
+from dokrun.function import SESSION, RemoteFunction
 from dokrun.future import Future
 from dokrun.options import GivenOptions, Options
 
@@ -76,7 +77,8 @@ class Backend(ParallelBackendBase):  # type: ignore[misc]  # joblib has no types
         threads = self.inner_max_num_threads or (1 if n_jobs < 0 else None)
         if threads is not None:
             options["env"] = {**dict.fromkeys(self.MAX_NUM_THREADS_VARS, str(threads)), **(options.get("env") or {})}
-        self._executor = Executor("cpus" if n_jobs < 0 else n_jobs, **options)
+        in_session = options.get("session") or (options.get("plan") is None and SESSION.get())
+        self._executor = Executor(None if in_session else "cpus" if n_jobs < 0 else n_jobs, **options)
         return effective
 
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> Future[Any]:

@@ -74,6 +74,11 @@ class Progress:
         return self.address if self.address == self.answered else None
 
     @property
+    def costs_on(self) -> str:
+        """What its task does as long as it runs, which may be its session's: as `costs`."""
+        return self.costs if self.session is None else self.session.costs
+
+    @property
     def yen(self) -> Decimal | None:
         """What it costs so far: the tasks that have ended, and the one that runs."""
         with self._changed:

@@ -145,7 +145,7 @@ class Map(Generic[T]):
                     self._display.end()
                     raise self._take_broken() or StopIteration
         except KeyboardInterrupt:
-            costs = next((f" and may {job.progress.costs}" for job in self._jobs if job.progress.costs), "")
+            costs = next((f" and may {job.progress.costs_on}" for job in self._jobs if job.progress.costs_on), "")
             print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
             raise
         return self._given(self._ready.popleft())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextvars import Token
 from types import TracebackType
@@ -150,9 +151,19 @@ class Session:
             try:
                 self.wait()
             except BaseException:
-                self.close(cancel=True)
+                self._end()
                 raise
-        self.close(cancel=kind is not None)
+            self.close()
+        else:
+            self._end()
+
+    def _end(self) -> None:
+        """End it at once, and say so where that ends calls."""
+        calls = self.meter.calls
+        self.close(cancel=True)
+        if calls:
+            ended = "1 call that has" if calls == 1 else f"{calls} calls that have"
+            print(f"dokrun: ended the session, and {ended} no result", file=sys.stderr)
 
     def _leave(self) -> None:
         try:
@@ -176,9 +187,11 @@ class Session:
             try:
                 await loop.run_in_executor(None, self.wait)
             except BaseException:
-                await loop.run_in_executor(None, lambda: self.close(cancel=True))
+                self._end()
                 raise
-        await loop.run_in_executor(None, lambda: self.close(cancel=kind is not None))
+            await loop.run_in_executor(None, self.close)
+        else:
+            self._end()
 
     def __reduce__(self) -> Any:
         raise TypeError("a session cannot be sent or stored; pass session.handle to dok.attach")

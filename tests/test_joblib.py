@@ -47,6 +47,15 @@ def test_the_calls_of_one_parallel_are_one_task_and_its_results_are_in_order(
     assert task.name.startswith("joblib-")
 
 
+@pytest.mark.parametrize("n_jobs", [None, -1, 2])
+def test_in_a_sessions_block_the_calls_go_to_the_session(account: Account, n_jobs: int | None) -> None:
+    account.here()
+    with dok.session(plan=PLAN), joblib.parallel_config(backend="dokrun"):
+        assert Parallel(n_jobs=n_jobs)(delayed(math.sqrt)(i**2) for i in range(20)) == list(range(20))
+    (task,) = account.client.tasks.iterate()
+    assert task.name.startswith("session-")
+
+
 @pytest.mark.parametrize("return_as", ["generator", "generator_unordered"])
 def test_results_come_as_a_generator(backend: Account, return_as: str) -> None:
     del backend  # it is there, and calls go through it

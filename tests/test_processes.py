@@ -131,6 +131,19 @@ def test_ctrl_c_says_what_goes_on_and_the_end_of_the_script_cancels_it(tmp_path:
     assert not list((tmp_path / "tmp").iterdir())
 
 
+def test_ctrl_c_in_a_sessions_block_ends_it_and_says_so(tmp_path: Path, held: Held) -> None:
+    script = HELD + "    with dok.session(plan='v100-32gb'):\n        hold(path).result()\n"
+    process = start(tmp_path, script, HELD=str(held.path))
+    assert held.begun()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert held.ended()
+    said = [line for line in errors.splitlines() if line.startswith("dokrun: ")]
+    goes_on = next(line for line in said if line.startswith("dokrun: hold goes on ("))
+    assert goes_on.endswith("); future.cancel() stops it, session.close() what it runs in")
+    assert "dokrun: ended the session, and 1 call that has no result" in said
+
+
 def test_a_process_that_is_killed_leaves_no_task_and_no_folder(tmp_path: Path, held: Held) -> None:
     process = start(tmp_path, HELD + "    hold(path).result()\n", HELD=str(held.path))
     assert held.begun()

@@ -393,6 +393,28 @@ def test_a_call_that_may_take_longer_than_a_lingering_container_lasts_gets_anoth
     engine.reset()
 
 
+def test_a_container_that_lingers_for_nothing_makes_place_for_one_that_is_wanted(account: Account) -> None:
+    account.here()
+    pid = dok.remote(plan="h100-80gb", linger=True)(getpid)
+    first = pid()
+    first.result(PATIENCE_S)
+    # DOK runs one task of a project at a time, and the first one would wait for most of a minute yet.
+    assert pid.options(env={"OTHER": "1"})().result(PATIENCE_S) != first.result(PATIENCE_S)
+    assert account.task(first).status == "done"
+    engine.reset()
+
+
+def test_a_container_that_could_not_be_made_to_linger_is_made_again(account: Account) -> None:
+    account.here(DOKRUN_BUDGET_YEN_PER_DAY="0.01")
+    pid = dok.remote(plan="h100-80gb", linger=True)(getpid)
+    for _ in range(2):
+        refused = pid()
+        with pytest.raises(dok.BudgetExceeded) as caught:
+            refused.result(PATIENCE_S)
+        assert (caught.value.ran, caught.value.call_id) == ("no", refused.call_id)
+    engine.reset()
+
+
 def test_a_profiles_defaults_hold_for_calls_that_linger(account: Account) -> None:
     defaults = '[defaults]\nplan = "h100-80gb"\nlinger = true\nretries = 1\n'
     (account.folder / "config.toml").write_text(defaults)

@@ -287,8 +287,9 @@ class Engine:
         with self._changed:
             live = self._lives.get(key)
             if live is None or not live.lasts(options.timeout_s or DEFAULT_TIMEOUT_S):
-                if live is not None:
-                    live.close()
+                for other in list(self._lives.values()):
+                    if other is live or not other.busy:
+                        other.close()  # the new one would wait in line until it has idled long enough
                 live = self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
             return live
 

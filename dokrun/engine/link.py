@@ -91,6 +91,12 @@ class Link:
         return self._ways is not None and self._broken is None and not self._dropped
 
     @property
+    def never_there(self) -> BaseException | None:
+        """Why it was never there, where it has ended before it could be spoken to."""
+        calls = self._run.calls
+        return calls.future(0).exception() if self._ways is None and calls.over and not calls.cancelled() else None
+
+    @property
     def fate(self) -> str:
         """What has become of it, in words that follow «its session»."""
         if self._broken is not None:
@@ -151,11 +157,13 @@ class Link:
         elif speaking is None or self._broken is not None:
             self._end_from_outside()  # there is nobody who could end it from within
         else:
-            self._tell_closed(speaking, now=now)
+            # Where the container does not answer, that takes a while; nobody shall wait for it.
+            telling = threading.Thread(target=self._tell_closed, args=(speaking,), kwargs={"now": now}, daemon=True)
+            telling.start()
 
     def _tell_closed(self, speaking: Speaking, *, now: bool) -> None:
         try:
-            speaking.ask("/close", {"now": now}, tries=TRIES)
+            speaking.ask("/close", {"now": now}, tries=1 if now else TRIES)
             self._run.closed = True
         except (Gone, errors.DokrunError) as error:
             _log.info("the session could not be told to end: %s", error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import hmac
 import logging
@@ -275,7 +276,7 @@ class Live:
     def lasts(self, seconds: float) -> bool:
         """Tell whether its container may last so much longer, as far as is known."""
         left_s = self.meter.left_s
-        return left_s is None or left_s >= seconds
+        return self._link.never_there is None and (left_s is None or left_s >= seconds)
 
     @property
     def _longest_s(self) -> float:
@@ -388,8 +389,17 @@ class Live:
                 flight.again()
                 self._send(flight)
             else:
-                flight.fail(_not_sent(flight.name, fate))
+                flight.fail(_not_sent(flight.name, fate, link.never_there))
 
 
-def _not_sent(name: str, fate: str) -> Callable[[int], errors.SessionLost]:
-    return lambda _number: errors.SessionLost(f"{name} was not sent: its session {fate}", ran="no")
+def _not_sent(name: str, fate: str, why: BaseException | None) -> Callable[[int], errors.CallFailed]:
+    def made(_number: int) -> errors.CallFailed:
+        if isinstance(why, errors.BudgetExceeded):
+            refused = copy.copy(why)  # as of any other call that would cost too much
+            refused.call_id = refused.handle = ""
+            return refused
+        error = errors.SessionLost(f"{name} was not sent: its session {fate}", ran="no")
+        error.__cause__ = why
+        return error
+
+    return made
