@@ -434,6 +434,20 @@ def getpid() -> int:
     return os.getpid()
 
 
+def test_whoever_waits_for_a_sessions_end_is_told_once(account: Account, capfd: pytest.CaptureFixture[str]) -> None:
+    account.here()
+    session = dok.session(plan=PLAN, name="warm")
+    session.submit(pow, 1, 1).result(PATIENCE_S)
+    assert "waits" not in capfd.readouterr().err
+    futures = [dok.remote(plan=PLAN)(getpid)() for _ in range(2)]
+    session.close()
+    for future in futures:
+        future.result(PATIENCE_S)
+    told = [line for line in capfd.readouterr().err.splitlines() if "waits until" in line]
+    assert len(told) == 1
+    assert told[0].startswith("dokrun: getpid waits until your session 'warm' ends")
+
+
 def test_a_coroutine_may_use_a_session(account: Account) -> None:
     account.here()
 

@@ -25,7 +25,7 @@ from dokrun.cost import JST, Price, Quote, utc_now
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.gathering import Gathering
-from dokrun.engine.hint import Hint
+from dokrun.engine.hint import Behind, Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
@@ -113,6 +113,7 @@ class Engine:
             sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )
+        self._behind = Behind()
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
@@ -326,6 +327,9 @@ class Engine:
         return calls
 
     def _new_run(self, record: Record, calls: Outcomes, batch: Batch, job: Job | None, also: Also | None = None) -> Run:
+        if job is not None:
+            lingering = [live.link for live in self._lives.values()]  # which end when they idle
+            self._behind.begun(record.name, [link.run for link in list(self._links) if link not in lingering])
         run = Run(self._parts, record, calls, self._forget, job=job, batch=batch, also=also)
         with self._changed:
             self._unfinished[run] = None

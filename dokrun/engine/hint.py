@@ -1,4 +1,4 @@
-"""One line, once in a process, for whoever sends many calls one by one where each task is billed for a minute."""
+"""One line, once: for many calls one by one where each is billed a minute, and for who waits for a session's end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from dokrun.cost import Price
 from dokrun.display import is_wanted
@@ -21,6 +21,25 @@ MANY = 5
 _PAUSE_S = 1.0
 # It was told to this process, or is about to be.
 _told = threading.Lock()
+
+
+class Behind:
+    """Tells of a session, once, that something has to wait until it ends: the service runs one task of a project."""
+
+    def __init__(self) -> None:
+        self._wanted = is_wanted("DOKRUN_HINTS")
+        self._told: weakref.WeakSet[Run] = weakref.WeakSet()
+
+    def begun(self, name: str, sessions: Iterable[Run]) -> None:
+        """Tell it of what is begun while there are such sessions of this process."""
+        for session in sessions if self._wanted else ():
+            if not (session.calls.over or session.closed or session in self._told):
+                self._told.add(session)
+                print(
+                    f"dokrun: {name} waits until your session {session.name!r} ends, since DOK runs one task of a "
+                    "project at a time; session.close() ends it, and f.options(session=session)(…) runs a call in it",
+                    file=sys.stderr,
+                )
 
 
 class Hint:
