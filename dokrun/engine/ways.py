@@ -110,6 +110,8 @@ class Ways:
         try:
             while at < len(into):
                 piece = self.speaking.ask(f"/get/{number}/{at}", tries=self._tries)
+                if not piece:  # the function has cut the file of its report
+                    raise errors.StorageError("the container has less of it than there was")
                 into[at : at + len(piece)] = piece
                 at += len(piece)
         except errors.NoAnswer:
