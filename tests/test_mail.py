@@ -78,6 +78,19 @@ def test_what_is_put_away_keeps_nothing_until_it_is_opened_again() -> None:
     assert told(box, 1) == [(2, b"c")], "numbers go on from what was told before"
 
 
+@pytest.mark.parametrize("patient", [False, True])
+def test_whoever_is_back_and_knows_nothing_of_what_was_put_away_waits_for_what_comes(*, patient: bool) -> None:
+    box = Mail()
+    box.post(said(b"a", patient=patient))
+    box.put_away()
+    box.open()
+    waiting = Waiting(box)
+    # It should be waiting by then, and long past where it waits for what is patient.
+    threading.Event().wait(2 * mail.PATIENCE_S)
+    box.post(said(b"b", patient=patient))
+    assert waiting.end() == [b"b"]
+
+
 def test_no_more_are_told_at_once_than_fit_and_one_at_least() -> None:
     box = Mail()
     for data in (b"aaaa", b"bbb", b"cc"):

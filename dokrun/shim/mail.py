@@ -72,10 +72,13 @@ class Mail:
         """
         until = time.monotonic() + wait_s
         with self._changed:
+            # Of what is gone nothing is told, whether it came before or was put away.
             if not self._changed.wait_for(
-                lambda: self._woken or self._pressing > number, PATIENCE_S if wait_s else 0.0
+                lambda: self._woken or self._pressing > max(number, self._gone), PATIENCE_S if wait_s else 0.0
             ):
-                self._changed.wait_for(lambda: self._woken or self._last > number, until - time.monotonic())
+                self._changed.wait_for(
+                    lambda: self._woken or self._last > max(number, self._gone), until - time.monotonic()
+                )
             self._woken = False
             told: List[Tuple[int, Event]] = []
             for at in range(max(number, self._gone) + 1, self._last + 1):
