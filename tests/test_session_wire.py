@@ -406,6 +406,62 @@ def test_the_oldest_stranger_makes_place_and_whoever_is_known_stays(patient: int
         assert known.answer().body == b"again"
 
 
+def test_whoever_is_known_and_says_nothing_makes_place_too_and_the_youngest_stay(patient: int) -> None:
+    with ExitStack() as opened:
+        kept = []
+        for _ in range(serve.CONNECTIONS + 1):
+            kept.append(opened.enter_context(Line(patient)))
+            kept[-1].say(head("/echo", 5, {}) + b"hello")
+            assert kept[-1].answer().body == b"hello"
+        assert kept[0].ended
+        # Strangers have half of the places, and no more.
+        strangers = [opened.enter_context(Line(patient)) for _ in range(serve.CONNECTIONS)]
+        assert strangers[0].ended
+        kept[-1].say(head("/echo", 5, {}) + b"again")
+        assert kept[-1].answer().body == b"again"
+
+
+class Held(Echo):
+    """Says what it is told when it is let go on, but for what is asked in haste."""
+
+    def __init__(self) -> None:
+        self.asked = threading.Semaphore(0)
+        self.gate = threading.Event()
+
+    def answer(self, head: serve.Head, who: None, body: serve.Piece) -> serve.Answer:
+        if head.path != "/haste":
+            self.asked.release()
+            assert self.gate.wait(PATIENCE_S)
+        return super().answer(head, who, body)
+
+
+def test_requests_that_take_long_keep_nobody_out() -> None:
+    held = Held()
+    server = serve.Server("127.0.0.1", 0, held)
+    server.start()
+    with closing(server), ExitStack() as opened:
+        asked = [opened.enter_context(Line(server.port)) for _ in range(serve.CONNECTIONS + 1)]
+        for line in asked:
+            line.say(head("/echo", 5, {}) + b"hello")
+            assert held.asked.acquire(timeout=PATIENCE_S)
+        hasty = opened.enter_context(Line(server.port))
+        hasty.say(head("/haste", 5, {}) + b"haste")
+        assert hasty.answer().body == b"haste"
+        held.gate.set()
+        assert {line.answer().body for line in asked} == {b"hello"}
+
+
+def test_a_speaker_who_keeps_many_connections_leaves_room_for_calls(world: World) -> None:
+    speaker = Speaker(world.spoken)
+    with ExitStack() as opened:
+        for _ in range(serve.CONNECTIONS + 1):
+            line = opened.enter_context(world.spoken.line())
+            line.say(speaker.sealed("/find/nothing"))
+            assert line.answer().status == 200
+        all_done(world)
+        assert speaker.ask("/find/nothing").status == 200
+
+
 def test_where_no_thread_can_be_had_whoever_comes_later_is_answered(port: int) -> None:
     before = threading.stack_size(1 << 47)  # more than there are addresses
     try:

@@ -14,13 +14,14 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
 from . import protocol
+from .room import Room
 
 LONGEST_HEAD = 16 << 10
 # How long a head may take, a stranger's first word with it; a body; and the pause between two requests.
 HEAD_S = 10.0
 BODY_S = 60.0
 IDLE_S = 120.0
-# How many connections there may be at the same time. Strangers make place for whoever comes.
+# How many connections may wait at the same time.
 CONNECTIONS = 128
 # How long a port that is taken is waited for; and how long until it is tried again, as after a connection that failed.
 TAKEN_S = 10.0
@@ -90,10 +91,7 @@ class Server:
         self._head_s = head_s
         self._listening = _listen(host, port)
         self.port = int(self._listening.getsockname()[1])
-        self._room = threading.BoundedSemaphore(CONNECTIONS)
-        self._lock = threading.Lock()
-        # The connections over which nobody has said anything yet that is for this service, the oldest first.
-        self._strangers: Dict[socket.socket, None] = {}
+        self._room = Room(CONNECTIONS)
 
     def start(self) -> None:
         """Answer from now on."""
@@ -112,53 +110,36 @@ class Server:
                     return
                 time.sleep(TAKEN_PAUSE_S)
                 continue
-            self._make_room()
-            with self._lock:
-                self._strangers[connection] = None
+            self._room.enter(connection)
             try:
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
             except RuntimeError:  # the system has no thread to spare; whoever this is comes again
                 self._end(connection)
                 time.sleep(TAKEN_PAUSE_S)
 
-    def _make_room(self) -> None:
-        """Wait until there may be another connection; the oldest one of a stranger makes place for it."""
-        if self._room.acquire(blocking=False):
-            return
-        with self._lock:
-            oldest = next(iter(self._strangers), None)
-            if oldest is not None:
-                _shut(oldest)  # its thread closes it
-        self._room.acquire()
-
     def _serve(self, connection: socket.socket) -> None:
         try:
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             reader = Reader(connection, self._head_s)
             while self._one(connection, reader):
-                pass
+                self._room.rest(connection)
         except OSError:
             pass  # whoever was there has gone, or was too slow
         finally:
             self._end(connection)
 
     def _end(self, connection: socket.socket) -> None:
-        self._know(connection)
+        self._room.leave(connection)
         connection.close()
-        self._room.release()
-
-    def _know(self, connection: socket.socket) -> None:
-        with self._lock:
-            self._strangers.pop(connection, None)
 
     def _one(self, connection: socket.socket, reader: "Reader") -> bool:
         """Answer one request. Tells whether another may come."""
         try:
             head = reader.head()
-            if head is None:
+            if head is None or not self._room.begin(connection):
                 return False
             who = self._service.admit(head)
-            self._know(connection)
+            self._room.know(connection)
             # Only now: a stranger is not listened to for long.
             if "100-continue" in head.fields.get("expect", "").lower():
                 connection.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -256,13 +237,6 @@ def _send(connection: socket.socket, answer: Answer) -> None:
         pieces = [b"".join(pieces)]  # in one packet
     for piece in pieces:
         connection.sendall(piece)
-
-
-def _shut(connection: socket.socket) -> None:
-    try:
-        connection.shutdown(socket.SHUT_RDWR)
-    except OSError:
-        pass  # it has ended
 
 
 def _listen(host: str, port: int) -> socket.socket:
