@@ -53,10 +53,17 @@ class Session:
 
     def events(self, after: int, wait_s: float = 20, taken: int = 0) -> list[tuple[dict[str, Any], bytes]]:
         """Tell what is told from there on, each with the bytes that go with it."""
-        asked = {"after": after, "taken": taken, "wait_s": wait_s}
+        header, segments = self._ask(after=after, taken=taken, wait_s=wait_s)
+        return [(event, bytes(segment.data or b"")) for event, segment in zip(header["events"], segments, strict=True)]
+
+    def state(self) -> Any:
+        """Tell how the session is."""
+        return self._ask(after=self.after, taken=self.after, wait_s=0)[0]["state"]
+
+    def _ask(self, **asked: Any) -> tuple[Any, Any]:
         answer = self.speaker.ask("/ask", json.dumps(asked).encode())
         _, header, segments = next(iter(unpack_all(answer.body)))
-        return [(event, bytes(segment.data or b"")) for event, segment in zip(header["events"], segments, strict=True)]
+        return header, segments
 
     def outcome(self) -> Any:
         """Wait for what the next call comes to. Tells its report's header, or the failure."""

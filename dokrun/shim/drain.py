@@ -25,7 +25,8 @@ STOPPING_S = 5.0
 class AllPending(Protocol):
     """What is pending, for all lanes."""
 
-    # Why nothing more is given out.
+    # Why nothing more is given out: the failure's reason, and in words.
+    reason: str
     trouble: str
 
     def of_lane(self, number: int) -> Pending:
@@ -67,7 +68,7 @@ class Drain:
             self._stop(stopped)
             # A lane that is about to take further calls waits for the store, and has nothing under way.
             self._wait(STOPPING_S)
-        reason, message = (protocol.NOT_BEGUN, self._pending.trouble) if told is None else (told.reason, str(told))
+        reason, message = (self._pending.reason, self._pending.trouble) if told is None else (told.reason, str(told))
         for span in self._pending.rest():
             self._reports.failed(span, protocol.failure(reason, "no", message))
         return told

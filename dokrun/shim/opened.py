@@ -46,7 +46,7 @@ class Opened:
         self._unwanted: Set[int] = set()
         self._closed = False
         self._since = time.monotonic()
-        self.trouble = "the session is over"
+        self.reason, self.trouble = protocol.OVER, "the session is over"
 
     def listen(self, failed: Callable[[Span, Dict[str, Any]], None], over: Callable[[Job], None]) -> None:
         """Have it told which calls cannot be run, and why, and which job's calls have all come to their end."""
@@ -280,6 +280,12 @@ class Opened:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def end(self, reason: str, trouble: str) -> None:
+        """Give out and take nothing more, and tell of what was not given out that this is why."""
+        with self._changed:
+            self.reason, self.trouble = reason, trouble
+            self.close()
 
     def rest(self) -> List[Span]:
         """Tell what was not given out."""

@@ -13,6 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Callable, Deque, Dict, List, Optional
 
+from . import protocol
 from .envelope import Span
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Pending:
     Attributes:
         trouble: why nothing more is given out, where it is not for being closed.
     """
+
+    reason = protocol.NOT_BEGUN
 
     def __init__(
         self,

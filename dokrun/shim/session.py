@@ -136,15 +136,15 @@ class Session:
                 if not speaker.mail.away:
                     self._post.put_away(speaker.mail)
             if stopping.age_s() > self._told["limit_s"]:
-                self._end(
-                    protocol.STOPPED, f"the session has lasted as long as its timeout of {self._told['limit_s']:g} s"
-                )
+                message = f"the session has lasted as long as its timeout of {self._told['limit_s']:g} s"
+                # What has not begun may do so in another session.
+                self._end(protocol.STOPPED, protocol.OVER, message)
 
-    def _end(self, reason: str, message: str) -> None:
-        """Take and give out nothing more, and end what runs."""
-        self._opened.close()
+    def _end(self, running: str, waiting: str, message: str) -> None:
+        """Take and give out nothing more, and end what runs; for what reason, and for which what waits does not."""
+        self._opened.end(waiting, message)
         for lane in self._requests.lanes:
-            lane.stop(reason, message)
+            lane.stop(running, message)
 
     def _is_over(self) -> bool:
         since, now = self._opened.idle_since(), time.monotonic()
@@ -208,5 +208,5 @@ class Session:
     def _close(self, _speaker: Speaker, body: Piece) -> Told:
         self._closing = time.monotonic()
         if json.loads(bytes(body))["now"]:
-            self._end(protocol.CANCELLED, protocol.WAS_CANCELLED)
+            self._end(protocol.CANCELLED, protocol.CANCELLED, protocol.WAS_CANCELLED)
         return 200, {}
