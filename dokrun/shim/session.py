@@ -10,8 +10,9 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
                                 or {"refused": {"reason", "message"}}
     /calls/ORDER/SHA256         the same, of what was put since it is large; {} while that is not there yet
     /ask                        {"after", "taken", "also", "wait_s"} → an envelope with the events after that one, and
-                                the session's state; those up to `taken`, and those whose numbers `also` has, are
-                                forgotten
+                                the session's state {"age_s", "idle_left_s", "left_s"}: how old it is, how long it lasts
+                                if nothing comes, null while there is something to do, and how long in any case; those
+                                up to `taken`, and those whose numbers `also` has, are forgotten
     /get/CALL/AT                → a piece of a report that was too large to be told at once
     /send/CALL                  {"address"} → {}, {"sha256"} or {"failed"}: how far it is with sending the same to the
                                 bucket
@@ -165,10 +166,11 @@ class Session:
         return max(idle_left_s, float(self._told["billed_s"]) - BILLED_MARGIN_S - stopping.age_s())
 
     def _state(self) -> Dict[str, Any]:
-        since = self._opened.idle_since()
+        since, age_s = self._opened.idle_since(), stopping.age_s()
         return {
-            "age_s": round(stopping.age_s(), 3),
+            "age_s": round(age_s, 3),
             "idle_left_s": None if since is None else round(self._idle_left_s(since), 3),
+            "left_s": round(max(0.0, self._told["limit_s"] - age_s), 3),
         }
 
     def _over(self, job: Job) -> None:
