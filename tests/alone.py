@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from spoken import Port, Speaker, payload
+from spoken import Port, Speaker, payload_of_calls
 from test_shim import Container
 from waiting import PATIENCE_S, wait_for
 
@@ -47,9 +47,16 @@ class Session:
         self.after = self.orders = 0
 
     def send(self, function: Callable[..., Any], *args: Any, timeout_s: float = PATIENCE_S) -> None:
+        self.send_all(function, [args], timeout_s=timeout_s)
+
+    def send_all(
+        self, function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], *, timeout_s: float = PATIENCE_S
+    ) -> str:
+        """Send many calls of a function. Tells their job."""
         self.orders += 1
-        order = payload(function, *args, timeout_s=timeout_s, python=self.version)
+        order = payload_of_calls(function, calls, timeout_s=timeout_s, python=self.version)
         assert "base" in json.loads(self.speaker.ask(f"/calls/{self.orders}", order).body)["taken"][0]
+        return str(next(iter(unpack_all(order)))[1]["job"])
 
     def events(self, after: int, wait_s: float = 20, taken: int = 0) -> list[tuple[dict[str, Any], bytes]]:
         """Tell what is told from there on, each with the bytes that go with it."""

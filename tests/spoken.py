@@ -6,7 +6,7 @@ import inspect
 import itertools
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from waiting import PATIENCE_S
@@ -148,8 +148,16 @@ def head(path: str, size: int, fields: dict[str, str], method: str = "POST") -> 
 
 def payload(function: Callable[..., Any], *args: Any, timeout_s: float = 60.0, **header: Any) -> bytes:
     """Write what a client sends to have a function called."""
+    return payload_of_calls(function, [args], timeout_s=timeout_s, **header)
+
+
+def payload_of_calls(
+    function: Callable[..., Any], calls: Iterable[tuple[Any, ...]], *, timeout_s: float, **header: Any
+) -> bytes:
+    """Write what a client sends to have a function called again and again."""
     target = Target(function, inspect.signature(function), function.__name__)
     preparing = Preparing(target, "v100-32gb", Options(timeout_s=timeout_s))
-    preparing.add(args, {})
+    for args in calls:
+        preparing.add(args, {})
     job = preparing.job()
     return pack({**job.header, **header}, job.segments)

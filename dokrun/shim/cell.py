@@ -67,9 +67,11 @@ class Cell:
         while self._words[_HALT]:
             time.sleep(LOOK_S)
 
-    def halt(self, *, halted: bool) -> None:
-        """Say whether the worker is to halt."""
+    def halt(self, *, halted: bool) -> bool:
+        """Say whether the worker is to halt. Tells whether it was to before."""
+        before = bool(self._words[_HALT])
         self._words[_HALT] = halted
+        return before
 
     def clear(self) -> None:
         """Be ready for another worker."""

@@ -103,6 +103,8 @@ class Lane:
         self.gpu_memory: Optional[int] = None
         self.ended = threading.Event()
         self._kills = memory.kills()
+        # Held while it is found out whether the worker shall be ended where it is: one that shall be goes on no more.
+        self._halting = threading.Lock()
         # The call that somebody has ended.
         self._ended_call = cell.NONE
         self._files = 0
@@ -146,14 +148,15 @@ class Lane:
         worker = self._worker
         if worker is None:
             return
-        # From here on it cannot go over to its next call.
-        self._cell.halt(halted=True)
-        now = self._cell.now()
-        if now.number == number and now.phase != cell.IDLE and worker is self._worker:
-            self._ended_call = number
-            worker.kill()
-        else:
-            self._cell.halt(halted=False)
+        with self._halting:
+            # From here on it cannot go over to its next call.
+            before = self._cell.halt(halted=True)
+            now = self._cell.now()
+            if now.number == number and now.phase != cell.IDLE and worker is self._worker:
+                self._ended_call = number
+                worker.kill()
+            else:
+                self._cell.halt(halted=before)
 
     def _run(self, span: Span, pending: Pending, reports: Reports) -> None:
         first, end = span
@@ -228,13 +231,14 @@ class Lane:
         """Tell for what the worker takes too long, if it does; then it halts there."""
         if self._limit(span, started).left_s > 0:
             return None
-        self._cell.halt(halted=True)
-        limit = self._limit(span, started)
-        if limit.left_s <= 0:
-            return limit
-        # It has gone on to its next call meanwhile.
-        self._cell.halt(halted=False)
-        return None
+        with self._halting:
+            before = self._cell.halt(halted=True)
+            limit = self._limit(span, started)
+            if limit.left_s <= 0:
+                return limit
+            # It has gone on to its next call meanwhile.
+            self._cell.halt(halted=before)
+            return None
 
     def _too_long(self, worker: Worker, span: Span, path: str, limit: Limit) -> Reached:
         worker.show_stacks()
@@ -311,7 +315,8 @@ class Lane:
             self._discard_worker()
         if self._worker is None:
             self._kills = memory.kills()
-            self._cell.clear()
+            with self._halting:
+                self._cell.clear()
             self._worker = Worker()
             self._used = False
             self._start_worker(self._worker)
