@@ -248,7 +248,7 @@ def test_nothing_is_given_out_or_taken_when_it_is_over(world: World) -> None:
     assert world.opened.take(0, 1) is None
     assert world.opened.add({"job": "b", "calls": []}, "b", (), job.mails[0]) is None
     assert world.opened.rest() == [(1, 3)]
-    assert world.opened.find("a") is job
+    assert world.opened.attempts("a") == [job]
 
 
 def test_a_call_that_nobody_has_is_of_no_job(world: World) -> None:

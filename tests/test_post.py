@@ -83,6 +83,17 @@ def test_for_somebody_who_is_not_heard_nothing_is_held_and_all_that_nobody_took_
     assert told(world.first, 4) == [(4, SIZE)]
 
 
+def test_what_the_attempts_of_a_job_came_to_is_told_too_and_no_other_jobs(world: World) -> None:
+    for ticket in ("a.1.2", "ab"):
+        header = {"job": "a", "ticket": ticket, "calls": [{"count": 4, "timeout_s": 1}], "chosen": [1]}
+        assert world.opened.add(header, ticket, (), world.first) is not None
+    world.report(1)
+    world.report(6, 10)
+    assert world.post.tell_too("a", world.second) == [0, 1]
+    events = [event.told for _, event in world.second.after(0, 0.0, MOST)]
+    assert [(told["call"], told["job"]) for told in events] == [(1, "a"), (6, "a.1.2")]
+
+
 def test_what_one_of_two_is_to_be_told_is_held_though_the_other_is_not_heard(world: World) -> None:
     world.job.mails.append(world.second)
     world.report(1)

@@ -241,6 +241,20 @@ def test_whoever_asks_twice_for_a_job_is_told_once_what_becomes_of_it(world: Wor
     assert [event["kind"] for event in header["events"]].count("report") == 1
 
 
+def test_whoever_asks_for_a_job_is_told_of_all_its_attempts(world: World, tmp_path: Path) -> None:
+    sender, other = Speaker(world.spoken), Speaker(world.spoken)
+    order = payload(wait_there, tmp_path / "gate", ticket="job.0.2", job="job")
+    assert sender.ask("/calls/1", order).status == 202
+    assert json.loads(other.ask("/find/jo").body) == {"calls": []}
+    assert json.loads(other.ask("/find/job").body) == {"calls": [0]}
+    (tmp_path / "gate").touch()
+    assert outcome(other)["kind"] == "value"
+    all_done(world)
+    third = Speaker(world.spoken)
+    assert json.loads(third.ask("/find/job").body) == {"calls": [0]}, "nobody is known to have taken it"
+    assert outcome(third)["kind"] == "value"
+
+
 def test_numbers_may_come_in_another_order_and_not_far_behind(world: World) -> None:
     speaker = Speaker(world.spoken)
     last = seal.WINDOW + 10

@@ -179,11 +179,12 @@ class Requests:
                 lane.end_call(number)
 
     def _find(self, speaker: Speaker, _body: Piece, job_id: str) -> Told:
-        job = self._opened.find(job_id)
-        if job is not None and speaker.mail not in job.mails:
-            job.mails.append(speaker.mail)
-        told, left = self._post.tell_too(job_id, speaker.mail), [] if job is None else job.numbers_left
-        return 200, {"calls": sorted({*told, *left})}
+        jobs = self._opened.attempts(job_id)
+        for job in jobs:
+            if speaker.mail not in job.mails:
+                job.mails.append(speaker.mail)
+        found = set(self._post.tell_too(job_id, speaker.mail))
+        return 200, {"calls": sorted(found.union(*(job.numbers_left for job in jobs)))}
 
     # What they have come to.
 

@@ -65,3 +65,8 @@ class Job:
         """Its calls that have not come to anything, counted from its first one."""
         numbers = itertools.chain.from_iterable(itertools.starmap(range, self.spans))
         return [number - self.packs.base for number in numbers if number not in self.told]
+
+
+def is_attempt(ticket: str, job_id: str) -> bool:
+    """Tell whether a ticket is a job's own, or that of one of its calls that is tried again."""
+    return ticket == job_id or ticket.startswith(f"{job_id}.")

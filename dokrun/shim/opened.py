@@ -15,7 +15,7 @@ from typing import Any, Callable, Deque, Dict, Iterable, List, MutableSequence, 
 from . import protocol
 from .blobs import Blobs
 from .envelope import Span
-from .job import Job
+from .job import Job, is_attempt
 from .mail import Mail
 from .packs import Packs
 
@@ -191,15 +191,10 @@ class Opened:
                 raise KeyError(number)
             return self._jobs[self._bases[found]]
 
-    def find(self, job_id: str) -> Optional[Job]:
-        """Tell a job that has calls left; None where there is no such."""
-        with self._changed:
-            return next((job for job in self._jobs.values() if job.id == job_id), None)
-
     def attempts(self, job_id: str) -> List[Job]:
         """Tell a job that has calls left, and those of its calls that are tried again."""
         with self._changed:
-            return [job for job in self._jobs.values() if job.id == job_id or job.id.startswith(f"{job_id}.")]
+            return [job for job in self._jobs.values() if is_attempt(job.id, job_id)]
 
     def cancel(self, job: Job, numbers: Iterable[int]) -> List[int]:
         """Take back those calls of a job that no lane has been given. Tells the others."""

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
 
 from . import output, protocol
 from .envelope import EnvelopeError, Span, unpack_all
-from .job import Job
+from .job import Job, is_attempt
 from .mail import OUTPUT, Event, Mail
 from .reports import entry_of
 
@@ -168,9 +168,12 @@ class Post:
             return self._places[number]
 
     def tell_too(self, job_id: str, mail: Mail) -> List[int]:
-        """Tell somebody else too what became of a job's calls and nobody has taken. Tells which, from the first on."""
+        """Tell somebody else too what became of a job's calls and nobody has taken. Tells which, from the first on.
+
+        In all their attempts: of one, more may be told than once.
+        """
         with self._lock:
-            mine = [(number, base) for number, (job, base) in self._jobs.items() if job == job_id]
+            mine = [(number, base) for number, (job, base) in self._jobs.items() if is_attempt(job, job_id)]
             new = [self._told[number] for number, _ in mine if mail not in self._told[number][1]]
             for _, mails in new:
                 mails.append(mail)

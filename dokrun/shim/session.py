@@ -16,9 +16,11 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /get/CALL/AT                → a piece of a report that was too large to be told at once
     /send/CALL                  {"address"} → {}, {"sha256"} or {"failed"}: how far it is with sending the same to the
                                 bucket
-    /cancel/JOB                 {"calls"}: those, counted from the job's first one
+    /cancel/JOB                 {"calls"}: those, counted from the job's first one, in all their attempts: a call of JOB
+                                that is tried again is sent as one of the job JOB.CALL.ATTEMPT
     /find/JOB                   → {"calls"}: what becomes of a job is told here too from now on, and what was told and
-                                nobody has taken; those are the calls, counted from the job's first one
+                                nobody has taken, in all attempts; those are the calls, counted from the job's first
+                                one. An event's "job" is that of the attempt
     /close                      {"now"}: end when all is done, or at once
     /open/STREAM/PORT           connect to a server in the container
     /write/STREAM/AT            say something to it, nothing for an end → {"at"}: how much was said
