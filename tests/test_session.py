@@ -195,7 +195,7 @@ def test_an_actor_keeps_an_object_in_a_worker() -> None:
     assert other.add(1).result(PATIENCE_S) == 1
     assert counter.add(1).result(PATIENCE_S) == 16
     counter.end()
-    with pytest.raises(dok.ActorLost) as caught:
+    with pytest.raises(dok.ActorLost, match="was ended") as caught:
         counter.add(1).result(PATIENCE_S)
     assert caught.value.ran == "no"
 

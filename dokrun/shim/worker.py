@@ -209,7 +209,7 @@ class Calls:
             self._unannounced = 0
         actor = self._header.get("actor")
         if actor is not None and not self._header["makes"] and actor not in importlib.import_module(ACTORS).OBJECTS:
-            message = "the process in which the actor lived has ended, and the actor with it"
+            message = "there is no such actor in its worker: it could not be made, was ended, or its process has ended"
             return failure_report(protocol.ACTOR_LOST, "no", message)
         self._cell.run(number)
         try:
