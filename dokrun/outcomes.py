@@ -82,6 +82,11 @@ class Outcomes:
         self._bell = bell or Bell()
         self._changed = self._bell.changed
 
+    @property
+    def bell(self) -> Bell:
+        """What is rung at each change."""
+        return self._bell
+
     def __len__(self) -> int:
         return len(self._told)
 

@@ -198,8 +198,9 @@ class Session:
 
     def __repr__(self) -> str:
         """Tell its plan, how far it is, and what it costs."""
-        meter = str(self.meter)
-        return f"<dokrun.Session {self._live.wanted.plan} {self.status}{f', {meter}' if meter else ''}>"
+        plan, meter = self._live.plan, str(self.meter)
+        told = f"{plan} {self.status}" if plan else self.status
+        return f"<dokrun.Session {told}{f', {meter}' if meter else ''}>"
 
 
 class Tunnel:

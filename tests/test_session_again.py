@@ -39,6 +39,20 @@ def stay(starts: Path, gate: Path, *arrays: np.ndarray[Any, Any]) -> list[int]:
     return [int(array[0]) + len(array) for array in arrays]
 
 
+def first_of(array: np.ndarray[Any, Any]) -> int:
+    return int(array[0])
+
+
+def fail_once(starts: Path, gate: Path) -> str:
+    with starts.open("a") as file:
+        file.write("1\n")
+    while not gate.exists():
+        time.sleep(0.01)
+    if started(starts) == 1:
+        raise OSError("once")
+    return "tried again"
+
+
 def started(starts: Path) -> int:
     return len(starts.read_text().split()) if starts.exists() else 0
 
@@ -157,3 +171,41 @@ def test_what_a_call_failed_with_is_told_where_its_next_attempt_finds_no_session
         assert isinstance(error, FileNotFoundError)
         assert sys.version_info < (3, 11) or told in error.__notes__[0]
     assert started(tmp_path / "starts") == 1
+
+
+@pytest.mark.parametrize("reconnect", [True, False], ids=["reconnect", "no reconnect"])
+def test_what_waited_in_a_container_whose_time_was_over_may_run_in_another(
+    account: Account, tmp_path: Path, *, reconnect: bool
+) -> None:
+    account.here(DOKRUN_BUCKET="")
+    session = dok.session(plan=PLAN, reconnect=reconnect, timeout=8, workers=1)
+    session.submit(pow, 1, 1).result(PATIENCE_S)
+    arrays = [np.full(4 << 20, number, np.uint8) for number in range(3)]
+    running = session.submit(stay, tmp_path / "starts", tmp_path / "never")
+    wait_for(lambda: started(tmp_path / "starts"))
+    waiting = [session.submit(first_of, array) for array in arrays]
+    mapped = dok.remote(timeout=60, session=session)(first_of).map(arrays)
+    assert "timeout of 8 s" in str(failure(running))
+    if reconnect:
+        assert [future.result(PATIENCE_S) for future in waiting] == [0, 1, 2]
+        assert list(mapped) == [0, 1, 2]
+        assert {future.attempt for future in waiting} == {1}
+        session.close()
+        return
+    for error in map(failure, waiting):
+        assert isinstance(error, dok.SessionLost)
+        assert error.ran == "no"
+
+
+def test_a_call_that_fails_when_its_session_is_closed_already_is_tried_again(account: Account, tmp_path: Path) -> None:
+    account.here()
+    session = dok.session(plan=PLAN)
+    retries = dok.Retry(1, on=OSError, backoff=1)
+    future = dok.remote(timeout=60, retries=retries, session=session)(fail_once)(tmp_path / "starts", tmp_path / "gate")
+    wait_for(lambda: started(tmp_path / "starts"))
+    session.close()
+    (tmp_path / "gate").touch()
+    assert future.result(PATIENCE_S) == "tried again"
+    assert session._future.result(PATIENCE_S) is None
+    with pytest.raises(dok.SessionLost, match="closed"):
+        session.submit(pow, 1, 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from dokrun import errors
@@ -30,24 +30,31 @@ class Aftermath:
     def __init__(self, parts: Parts, flights: Flights) -> None:
         self._parts = parts
         self._flights = flights
+        # Whose calls the manifest speaks of, and the number of the first of each; None as long as it was not read.
+        self._jobs: dict[str, int] | None = None
 
     def read(self, folder: Path, task: Task) -> None:
         """Read what the container has left of calls whose outcomes nobody has taken."""
-        jobs = _jobs(folder)
-        if jobs is None:
+        self._jobs = _jobs(folder)
+        if self._jobs is None:
             return
-        for flight in self._flights.sent:
-            if flight.ticket not in jobs:
-                # The container has never had it, or somebody else has taken what it came to.
-                flight.sent = flight.base is not None
-                continue
-            flight.base = jobs[flight.ticket]
-            expected = self._flights.expected(flight, flight.left)
-            try:
-                for number, outcome in read_outcomes(expected, task, folder, self._parts.state_dir / "results"):
-                    self._flights.settle(flight, number, outcome)
-            except NoOutcome as error:
-                _log.info("the session has left nothing of %s: %s", flight.name, error)
+        for flight in self._flights.to_read():
+            for ticket in _attempts(flight, self._jobs):
+                flight.base = self._jobs[ticket]
+                self._read_one(flight, flight.base, folder, task)
+            if flight.found:
+                for number in flight.left:
+                    self._flights.settle(flight, number, Outcome(error=flight.elsewhere()))
+
+    def _read_one(self, flight: Flight, base: int, folder: Path, task: Task) -> None:
+        expected = self._flights.expected(flight, flight.left, base)
+        try:
+            for number, outcome in read_outcomes(expected, task, folder, self._parts.state_dir / "results"):
+                # Of a job that was found, others may have taken some, and others may be in another attempt.
+                if not (flight.found and outcome.unnamed):
+                    self._flights.heard(flight, number, outcome)
+        except NoOutcome as error:
+            _log.info("the session has left nothing of %s: %s", flight.name, error)
 
     def judge(self, flights: Sequence[Flight], task: Task | None, fate: str, *, runs_on: bool) -> None:
         """Give calls that a lost container had taken their end: the log may say whether they ran.
@@ -56,13 +63,23 @@ class Aftermath:
         """
         logs: dict[str, Log] = {}
         for flight in flights:
+            if self._never_came(flight):
+                flight.sent = False
+                continue
             log = Log() if runs_on else self._log_of(flight, task, logs)
             for number in flight.left:
+                if number in flight.handed_back:
+                    continue
                 heard = None if flight.base is None else log.ran(flight.base + number)
                 ran = flight.ran(number) if heard is None else heard
                 lost = errors.SessionLost(f"the session of {flight.name} {fate}", ran=ran)
                 lost.still_runs = runs_on
                 self._flights.settle(flight, number, Outcome(error=lost))
+
+    def _never_came(self, flight: Flight) -> bool:
+        """Tell whether the container is known never to have had a job: it would speak of it."""
+        heard = flight.found or flight.base is not None
+        return self._jobs is not None and not heard and flight.ticket not in self._jobs
 
     def _log_of(self, flight: Flight, last: Task | None, known: dict[str, Log]) -> Log:
         """Read the log of the task that has taken a job, which may not be the last one of the session's."""
@@ -74,6 +91,15 @@ class Aftermath:
             expected = self._flights.expected(flight, ())
             known[task.id] = read_log(self._parts.client, expected, task, self._parts.sleep)
         return known[task.id]
+
+
+def _attempts(flight: Flight, jobs: Collection[str]) -> list[str]:
+    """Tell what a manifest calls a flight; of one that was found, all attempts of its job, the last ones first."""
+    if not flight.found:
+        return [job for job in (flight.ticket,) if job in jobs]
+    again = [job for job in jobs if job.startswith(f"{flight.ticket}.")]
+    again.sort(key=lambda job: int(job.rpartition(".")[2]) if job.rpartition(".")[2].isdecimal() else 0, reverse=True)
+    return [*again, *(job for job in (flight.ticket,) if job in jobs)]
 
 
 def _jobs(folder: Path) -> dict[str, int] | None:

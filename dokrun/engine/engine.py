@@ -31,7 +31,7 @@ from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
 from dokrun.engine.lines import users_own
 from dokrun.engine.linger import check_lingers, lingering
-from dokrun.engine.link import Link, Owner
+from dokrun.engine.link import Link
 from dokrun.engine.listing import Listed
 from dokrun.engine.live import Asked, Live, Wanted, token_of
 from dokrun.engine.outcome import Also
@@ -118,6 +118,8 @@ class Engine:
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
+        # What takes calls for sessions, by their jobs: it speaks to each container once, however many are asked for.
+        self._sessions: weakref.WeakValueDictionary[str, Live] = weakref.WeakValueDictionary()
         # Those that single calls go to.
         self._lives: dict[Hashable, Live] = {}
         self._gathered: dict[Gathering, None] = {}
@@ -294,7 +296,7 @@ class Engine:
                 live = self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
             return live
 
-    def _begin_session(self, wanted: Wanted, owner: Owner) -> Link:
+    def _begin_session(self, wanted: Wanted, owner: Live) -> Link:
         job, token = wanted.job(self.settings)
         if self._bucket is None:
             check_fits(job)
@@ -304,6 +306,7 @@ class Engine:
         run.begin(job)
         link.begin(run)
         self._links.add(link)
+        self._sessions[job.id] = owner
         return link
 
     def quote(self, target: Target, options: Options, counts: Sequence[int], workers: int | None = None) -> Quote:
@@ -354,8 +357,8 @@ class Engine:
             )
         record, bell = entry.record, Bell()
         if not record.calls:
-            live = Live.attached(self._parts, lambda owner: self._attach_session(entry, owner))
-            return live if handle is None or not call else live.find(handle)
+            live = self._attached(entry)
+            return live if handle is None or not call else self._find_call(entry, live, handle)
         calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
         run = self._new_run(record, calls, Batch.of_job(record.id), None)
         run.attach(entry.task_id, entry.attempt)
@@ -364,11 +367,26 @@ class Engine:
         jobs = iter([run.calls])
         return Map(run.name, lambda: next(jobs, None), bell, Packing(), len(run.calls))
 
-    def _attach_session(self, entry: Entry, owner: Owner) -> Link:
+    def _attached(self, entry: Entry, former: Live | None = None) -> Live:
+        """Tell what takes calls for a session that is there, one for all who ask; another one than the `former`."""
+        with self._changed:
+            live = self._sessions.get(entry.record.id)
+            if live is None or live is former:
+                live = Live.attached(self._parts, lambda owner: self._attach_session(entry, owner))
+            return live
+
+    def _find_call(self, entry: Entry, live: Live, handle: keys.Handle) -> Future[Any] | Map[Any]:
+        full = handle._replace(job_id=entry.record.id)
+        while (found := live.find(full)) is None:
+            live = self._attached(entry, live)  # it has read already what its container has left, or has another one
+        return found
+
+    def _attach_session(self, entry: Entry, owner: Live) -> Link:
         link = Link(self._parts, token_of(self.settings, entry.record.id), owner)
         run = self._new_run(entry.record, _itself(entry.record), Batch.of_job(entry.record.id), None, link.also)
         link.begin(run)
         self._links.add(link)
+        self._sessions[entry.record.id] = owner
         run.attach(entry.task_id, entry.attempt)
         return link
 

@@ -54,6 +54,8 @@ class Flight:
         sent: whether the container may have heard of it.
         base: the number of its first call there, once it has taken it.
         where: which container that is.
+        found: whether another process has sent it, so that this one hears only what nobody has taken yet.
+        handed_back: the calls that a container was given and was over before it began them: another one may run them.
     """
 
     def __init__(
@@ -63,14 +65,23 @@ class Flight:
         held: Mapping[str, Copy],
         straight: set[str],
         again: Again | None = None,
+        *,
+        found: bool = False,
+        keeps: bool = False,
     ) -> None:
         self.job = job
         self.calls = calls
         self.held = dict(held)
         self._straight = straight
         self._again = again
+        # Whether another container may need what its calls are given, after one has taken it.
+        self._keeps = keeps or job.retry.times > 0
+        # Which calls are sent; None is all that it is for.
+        self._chosen: list[int] | None = None if again is None else [again.number]
+        self.handed_back: set[int] = set()
         self._failures: dict[int, list[BaseException]] = {} if again is None else again.failures
-        self.sent = False
+        self.found = found
+        self.sent = found
         self.base: int | None = None
         self.where: Where | None = None
         # Those that the container is told to cancel.
@@ -98,8 +109,10 @@ class Flight:
     def payload(self) -> bytes:
         """What is sent."""
         more: dict[str, object] = {}
+        if self._chosen is not None:
+            more["chosen"] = self._chosen
         if self._again is not None:
-            more = {"ticket": self.ticket, "chosen": [self._again.number], "attempt": self._again.attempt}
+            more |= {"ticket": self.ticket, "attempt": self._again.attempt}
         return pack({**self.job.header, **more}, self.job.segments)
 
     @property
@@ -130,7 +143,8 @@ class Flight:
         if not retry.allows(failures):
             return None
         again = Again(number, len(failures) + 1, self._failures)
-        return Flight(self.job, self.calls, self.held, self._straight, again), retry.pause_s(len(failures))
+        flight = Flight(self.job, self.calls, self.held, self._straight, again, keeps=self._keeps)
+        return flight, retry.pause_s(len(failures))
 
     def needs(self, bucket: Bucket | None) -> dict[str, tuple[int, str | None]]:
         """Tell what its calls are given that lies elsewhere: how large it is, and its address in the bucket."""
@@ -145,7 +159,7 @@ class Flight:
     def taken(self, base: int, where: Where) -> None:
         """Take note that a container has taken it."""
         self.base, self.where = base, where
-        if not self.job.retry.times:
+        if not self._keeps:
             self.held.clear()
         handle = where.handle._replace(name=self.job.name, call=self.job.id, calls=self.job.calls)
         self.calls.progress.update(task_id=where.task.id, handle=str(handle))
@@ -153,6 +167,8 @@ class Flight:
     def again(self) -> None:
         """Be ready for another container."""
         self.sent, self.base, self.where = False, None, None
+        if self.handed_back:
+            self._chosen, self.handed_back = self.left, set()
         self.calls.progress.update(status="waiting", task_id=None)
 
     def begun(self) -> None:
@@ -215,6 +231,11 @@ class Flight:
             return error
         say_why(failures[-1], f"it was not tried again: {error.args[0]}")
         return failures[-1]
+
+    def elsewhere(self) -> errors.SessionLost:
+        """Make the error of a call whose outcome is there no more."""
+        message = f"somebody else has taken what this call of {self.name} came to: the process that did has it"
+        return errors.SessionLost(message, ran="maybe")
 
     def newly_cancelled(self) -> list[int]:
         """Tell which of its calls were cancelled since this was asked last."""

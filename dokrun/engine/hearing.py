@@ -12,7 +12,7 @@ from typing import Any
 from dokrun import errors
 from dokrun.engine.flight import Flight, Where
 from dokrun.engine.flights import Flights
-from dokrun.engine.reports import Outcome
+from dokrun.engine.reports import Outcome, described
 from dokrun.engine.speaking import Gone
 from dokrun.engine.ways import Ways
 from dokrun.shim.envelope import Segment, unpack, unpack_all
@@ -73,10 +73,14 @@ class Hearing:
             known = set(json.loads(self._ways.speaking.ask(f"/find/{flight.ticket}"))["calls"])
         except Gone:
             return  # what became of it shows when the container has ended
+        except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
+            unheard = f"it cannot be heard what becomes of {flight.name}: {described(error)}"
+            flight.fail(lambda _number: errors.CallFailed(unheard, ran="maybe", still_runs=True))
+            self._flights.forget(flight)
+            return
         for number in flight.left:
             if number not in known:
-                lost = errors.SessionLost("somebody else has taken what this call came to", ran="maybe")
-                self._flights.settle(flight, number, Outcome(error=lost))
+                self._flights.settle(flight, number, Outcome(error=flight.elsewhere()))
 
     def _hear(self, event: dict[str, Any], segment: Segment) -> bool:
         """Take what is told. Tells whether that is all: not where it has to be fetched."""
@@ -91,10 +95,10 @@ class Hearing:
         elif event["kind"] == "output":
             flight.printed(int(event["call"]) - base).add(bytes(segment.data).decode(errors="replace"))
         elif event["kind"] == "failure":
-            outcome = self._flights.reader(flight, self._where.task).failed(event["failure"])
-            self._flights.settle(flight, int(event["call"]) - base, outcome)
+            outcome = self._flights.reader(flight, self._where.task, base).failed(event["failure"])
+            self._flights.heard(flight, int(event["call"]) - base, outcome)
         elif segment.size == event["size"]:
-            self._open(flight, bytearray(segment.data))
+            self._open(flight, base, bytearray(segment.data))
         else:
             with self._lock:
                 self._pending.append(int(event["number"]))
@@ -104,10 +108,10 @@ class Hearing:
             return False
         return True
 
-    def _open(self, flight: Flight, data: Any) -> None:
-        reader = self._flights.reader(flight, self._where.task)
+    def _open(self, flight: Flight, base: int, data: Any) -> None:
+        reader = self._flights.reader(flight, self._where.task, base)
         for _, header, segments in unpack_all(data):
-            number = int(header["call"]) - reader.expected.base
+            number = int(header["call"]) - base
             self._flights.settle(flight, number, reader.outcome(header, segments))
 
     def _bring(self, flight: Flight, event: dict[str, Any]) -> None:
@@ -117,7 +121,7 @@ class Hearing:
             with self._bringing:
                 data = mmap.mmap(-1, size)  # costs nothing before it is written to, and begins at a page
                 self._ways.get(number, memoryview(data))
-                self._open(flight, data)
+                self._open(flight, int(event["base"]), data)
         except Gone:
             return
         except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait

@@ -57,7 +57,6 @@ class Link:
         self._flights: Flights
         self._aftermath: Aftermath
         self._queue: Queue = queue.SimpleQueue()
-        self._lock = threading.Lock()
         self._container: Container | None = None
         # They are there once the container is spoken to.
         self._ways: Ways | None = None
@@ -137,16 +136,19 @@ class Link:
         """Have something done behind what was sent so far, as long as it is there. Takes no lock."""
         self._queue.put(lambda _: chore())
 
-    def find(self, flight: Flight) -> None:
-        """Hear what becomes of a job that another process has sent."""
-        flight.sent = True
+    def find(self, flight: Flight) -> bool:
+        """Hear what becomes of a job that another process has sent. Tells whether it will be: not if it is too late."""
         flight.calls.progress.update(session=self._run.calls.progress, cancel=lambda: self._cancel(flight))
-        with self._lock:
-            added, hearing = self._flights.add(flight), self._hearing
-        if not added:
-            flight.fail(lambda _number: errors.SessionLost(f"the session of {flight.name} {self.fate}", ran="maybe"))
-        elif hearing is not None:
-            threading.Thread(target=hearing.find, args=(flight,), name="dokrun-find", daemon=True).start()
+        if not self._flights.add(flight):
+            return False
+        # In its turn: many may be looked for at once.
+        self._queue.put(lambda _: self._look_for(flight))
+        return True
+
+    def _look_for(self, flight: Flight) -> None:
+        if self._hearing is not None and self._sending is not None:
+            self._hearing.find(flight)
+            self._sending.cancel(flight)  # what was cancelled before
 
     def close(self, *, now: bool) -> None:
         """Let the container end when all is done, or at once. Nothing more may be sent."""
@@ -256,12 +258,8 @@ class Link:
         self._sending = sending = Sending(
             self._parts, ways, where, self._flights, lambda flight: self._owner.lost(self, [flight])
         )
-        with self._lock:
-            self._ways, self._hearing = ways, hearing
-            found = self._flights.sent
+        self._ways, self._hearing = ways, hearing
         progress.update()
-        for flight in found:
-            hearing.find(flight)
         self._sender = threading.Thread(target=sending.run, args=(self._queue,), name="dokrun-send", daemon=True)
         self._sender.start()
         hearing.run()

@@ -10,6 +10,7 @@ import os
 import secrets
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,7 +22,7 @@ from dokrun.cost import Meter, Price
 from dokrun.engine.carrying import Carrying
 from dokrun.engine.copies import Copies
 from dokrun.engine.flight import Flight
-from dokrun.engine.link import Link, Owner
+from dokrun.engine.link import Link
 from dokrun.engine.parts import Parts
 from dokrun.engine.portions import Portions
 from dokrun.engine.prepare import Job, Preparing, Target, session_job
@@ -108,7 +109,7 @@ def token_of(settings: Settings, job_id: str) -> Secret:
 
 
 # Has a container made.
-Begin = Callable[[Owner], Link]
+Begin = Callable[["Live"], Link]
 
 
 class Live:
@@ -129,10 +130,14 @@ class Live:
         # What a function's options come to here; by identity, as they hold what has no hash.
         self._merged: dict[int, tuple[Options, Options]] = {}
         self._lock = threading.Lock()
-        self._closed = False
+        self._closed = self._cancelled = False
+        # Whether any call may be tried again.
+        self._may_retry = False
         self._pid = os.getpid()
         # What was sent and has not come to an end, as far as was looked.
         self._open: dict[Outcomes, None] = {}
+        # What somebody still holds of what was sent or found, by the job.
+        self._held: weakref.WeakValueDictionary[str, Outcomes] = weakref.WeakValueDictionary()
         self._link = begin(self)
 
     @property
@@ -150,16 +155,31 @@ class Live:
         """Take calls for a session that somebody has opened, of which this process knows no more than its handle."""
         return cls(parts, Wanted("", Options(), Asked(0.0)), begin)
 
-    def find(self, handle: keys.Handle) -> Future[Any] | Map[Any]:
-        """Make the future of a call that somebody has sent to the session, or the map of several."""
-        bell = Bell()
-        job = Job(handle.call, handle.name or "call", "", Options(), {}, [], handle.calls, 1, 0.0)
-        calls = Outcomes(job.id, job.calls, job.name, Progress(), bell)
-        self._link.find(Flight(job, calls, {}, set()))
+    def find(self, handle: keys.Handle) -> Future[Any] | Map[Any] | None:
+        """Make the future of a call that somebody has sent to the session, or the map of several.
+
+        None where it cannot be heard here any more: what the handle's container has left was read, or is another's.
+        """
+        with self._lock:
+            calls = self._held.get(handle.call)
+            if calls is None or _may_be_better(calls):
+                calls = self._found(handle)
+        if calls is None:
+            return None
         if len(calls) == 1:
             return calls.future(0)
         jobs = iter([calls])
-        return Map(job.name, lambda: next(jobs, None), bell, Packing(), len(calls))
+        return Map(calls.name, lambda: next(jobs, None), calls.bell, Packing(), len(calls))
+
+    def _found(self, handle: keys.Handle) -> Outcomes | None:
+        if self.run.identity.job_id != handle.job_id:
+            return None
+        job = Job(handle.call, handle.name or "call", "", Options(), {}, [], handle.calls, 1, 0.0)
+        calls = Outcomes(job.id, job.calls, job.name, Progress())
+        if not self._link.find(Flight(job, calls, {}, set(), found=True)):
+            return None
+        self._held[job.id] = calls
+        return calls
 
     def end_calls(self, handle: keys.Handle) -> None:
         """Cancel those calls of a job that have not ended, which somebody has sent to the session.
@@ -228,7 +248,18 @@ class Live:
         """Let the container end when all its calls have come to an end, or at once; nothing more is taken."""
         with self._lock:
             self._closed = True
-        self._link.close(now=now)
+            self._cancelled |= now
+            waits = not now and self._may_retry and any(not calls.over for calls in self._open)
+        if waits:
+            # A call that fails now may be tried again in the same container, which ends as soon as it may.
+            threading.Thread(target=self._close_later, name="dokrun-close", daemon=True).start()
+        else:
+            self._link.close(now=now)
+
+    def _close_later(self) -> None:
+        self.wait()
+        if not self._cancelled:
+            self._link.close(now=False)
 
     def wait(self) -> None:
         """Wait until every call that was sent has come to an end."""
@@ -266,7 +297,7 @@ class Live:
         price = progress.price
         left_s = idle_left_s = None
         if state and not self.run.calls.over:
-            left_s = max(0.0, self._longest_s - float(state["age_s"]) - passed_s)
+            left_s = self._left_s(state, passed_s)
             idle_left_s = state["idle_left_s"] and max(0.0, float(state["idle_left_s"]) - passed_s)
         yen_per_minute = None if price is None else 60 * price.yen_per_second
         with self._lock:
@@ -277,6 +308,18 @@ class Live:
         """Tell whether its container may last so much longer, as far as is known."""
         left_s = self.meter.left_s
         return self._link.never_there is None and (left_s is None or left_s >= seconds)
+
+    @property
+    def plan(self) -> str:
+        """On which plan it is; empty where that is not known yet."""
+        task = self.run.task
+        return self.wanted.plan or (task.containers[0].plan if task is not None and task.containers else "")
+
+    def _left_s(self, state: dict[str, Any], passed_s: float) -> float | None:
+        """How long the container may still run: it knows its own limit, and who has opened it what may be paid."""
+        told = [float(state["left_s"])] if "left_s" in state else []  # which older containers do not tell
+        known = [self._longest_s - float(state["age_s"])] if self.wanted.plan else []
+        return max(0.0, min(told + known) - passed_s) if told or known else None
 
     @property
     def _longest_s(self) -> float:
@@ -342,7 +385,10 @@ class Live:
             for one in [one for one in self._open if one.over]:
                 del self._open[one]
             self._open[calls] = None
-        flight = Flight(job, calls, carrying.held, carrying.straight)
+            self._held[job.id] = calls
+        flight = Flight(job, calls, carrying.held, carrying.straight, keeps=self.wanted.asked.reconnect)
+        if flight.job.retry.times:
+            self._may_retry = True
         carrying.held.clear()  # the job knows it, which lives as long as the calls' futures do
         self._send(flight)
         return calls
@@ -356,7 +402,8 @@ class Live:
     def retry(self, flight: Flight, number: int, error: BaseException) -> bool:
         """Hear what a call has failed with. Tells whether it is tried again."""
         lost = isinstance(error, errors.SessionLost)
-        following = None if self._closed or (lost and not self.wanted.asked.reconnect) else flight.next(number, error)
+        over = self._cancelled or (lost and (self._closed or not self.wanted.asked.reconnect))
+        following = None if over else flight.next(number, error)
         if following is None:
             return False
         again, pause_s = following
@@ -390,6 +437,12 @@ class Live:
                 self._send(flight)
             else:
                 flight.fail(_not_sent(flight.name, fate, link.never_there))
+
+
+def _may_be_better(calls: Outcomes) -> bool:
+    """Tell whether more may be learnt of a job's calls when the container, or what it has left, is asked again."""
+    unknown = errors.ResultNotFetched, errors.SessionLost
+    return calls.over and any(isinstance(told.error, unknown) for told in calls.ready(0, ordered=False))
 
 
 def _not_sent(name: str, fate: str, why: BaseException | None) -> Callable[[int], errors.CallFailed]:

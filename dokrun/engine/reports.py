@@ -30,6 +30,8 @@ class Outcome:
         claimed: whether the attempt's claim is taken, so that another task would need the next one.
         checkpoint: what the attempt has saved for the next one, as the manifest tells it.
         lasting: whether nothing would be learnt by looking again; if not, `dok.attach` may do so.
+        unnamed: whether the manifest does not speak of the call.
+        over: whether a session was over before it began the call.
     """
 
     value: Any = None
@@ -38,6 +40,8 @@ class Outcome:
     claimed: bool = True
     checkpoint: Checkpoint | None = None
     lasting: bool = True
+    unnamed: bool = False
+    over: bool = False
 
     @property
     def told(self) -> str:
@@ -138,7 +142,8 @@ def _read_all(told: _Told, reader: Reader, folder: Path) -> Numbered:
         numbers = range(max(0, first), min(end, last + 1))
         yield from fresh((number, reader.failed(failure)) for number in numbers if number in left)
     for number in sorted(left):
-        yield from fresh(iter([(number, _lost(trouble) if trouble else reader.failed(told.failure or _NOTHING))]))
+        failed = _lost(trouble) if trouble else reader.failed(told.failure or _NOTHING)
+        yield from fresh(iter([(number, replace(failed, unnamed=not (trouble or told.failure)))]))
 
 
 def _lost(trouble: errors.CallFailed) -> Outcome:
@@ -207,7 +212,8 @@ class Reader:
             # What is missing before the claim is taken is told so; afterwards, as a call that was not begun.
             return Outcome(error=error, again=True, claimed=False)
         unbegun = ran == "no" and reason in (protocol.STOPPED, protocol.NOT_BEGUN)
-        return Outcome(error=error, again=unbegun and self._task.status != "canceled")
+        over = reason == protocol.OVER
+        return Outcome(error=error, again=unbegun and self._task.status != "canceled", over=over)
 
     def outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
         """Open a report that has been verified."""

@@ -260,6 +260,8 @@ class Run:
                 self._steps.later(self._miss)
             return self._misses < MISSES
         self._misses = 0
+        if self.task is None and self._parts.charges:
+            self._steps.later(lambda: self._bill.tell_price(mine))  # as of one that another process has submitted
         self.task = mine
         self._knock.see(mine)
         if mine.ended:

@@ -67,7 +67,7 @@ class Sending:
 
     def cancel(self, flight: Flight) -> None:
         """Tell the container which of a job's calls were cancelled."""
-        if flight.base is None:
+        if flight.base is None and not flight.found:
             return  # it is told when the container has taken the job
         numbers = flight.newly_cancelled()
         if numbers:
