@@ -289,12 +289,14 @@ class Engine:
         )
         with self._changed:
             live = self._lives.get(key)
-            if live is None or not live.lasts(options.timeout_s or DEFAULT_TIMEOUT_S):
-                for other in list(self._lives.values()):
-                    if other is live or not other.busy:
-                        other.close()  # the new one would wait in line until it has idled long enough
-                live = self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
-            return live
+            if live is not None and live.lasts(options.timeout_s or DEFAULT_TIMEOUT_S):
+                return live
+            former = list(self._lives.values())
+            fresh = self._lives[key] = Live(self._parts, wanted, lambda owner: self._begin_session(wanted, owner))
+        for other in former:
+            if other is live or not other.busy:
+                other.close()  # the new one would wait in line until it has idled long enough
+        return fresh
 
     def _begin_session(self, wanted: Wanted, owner: Live) -> Link:
         job, token = wanted.job(self.settings)
