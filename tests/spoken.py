@@ -43,6 +43,9 @@ class Line:
         self._reader.close()
         self._socket.close()
 
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
     def say(self, data: bytes) -> None:
         self._socket.sendall(data)
 

@@ -7,6 +7,7 @@ then another one is made.
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import http.client
 import io
@@ -217,14 +218,14 @@ def _post(
     connection.request("POST", path, body, dict(headers))
     deadline = _Deadline(timeout_s)
     connection.response_class = functools.partial(_Response, deadline)  # type: ignore[assignment]  # it makes one
-    response = connection.getresponse()
-    deadline.begin()
-    read = bytearray()
-    while chunk := response.read1(_CHUNK):
-        read += chunk
-        if len(read) > LARGEST_BODY_BYTES:
-            raise http.client.HTTPException("the answer is too large")
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    response.close()  # else it would take no other request
+    # Closed, or it would take no other request; and one that ends its connection would keep that open.
+    with contextlib.closing(connection.getresponse()) as response:
+        deadline.begin()
+        read = bytearray()
+        while chunk := response.read1(_CHUNK):
+            read += chunk
+            if len(read) > LARGEST_BODY_BYTES:
+                raise http.client.HTTPException("the answer is too large")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
     return Answer(response.status, response.headers, bytes(read))
