@@ -275,6 +275,14 @@ class Map(Generic[T]):
         raise told.error
 
 
+def handed_out(calls: Outcomes) -> Future[Any] | Map[Any]:
+    """Make the future of a job's one call, or the map of its several."""
+    if len(calls) == 1:
+        return calls.future(0)
+    jobs = iter([calls])
+    return Map(calls.name, lambda: next(jobs, None), calls.bell, Packing(), len(calls))
+
+
 def _cancel(job: Outcomes) -> bool:
     """Cancel what of a job has no result yet. Tells whether there was anything."""
     stopped = job.cancel()

@@ -279,7 +279,7 @@ def session(**given: Unpack[GivenSession]) -> Session:
     reconnect = flag("reconnect", told.pop("reconnect", False))
     options = Options().updated({"timeout": TIMEOUT, **told})
     from dokrun import engine
-    from dokrun.engine.live import Asked
+    from dokrun.engine.wanted import Asked
 
     return Session(engine.get(options.profile).session(options, Asked(idle_s, workers, reconnect)))
 

@@ -13,7 +13,7 @@ from test_shim import Container
 from waiting import PATIENCE_S, wait_for
 
 from dokrun.config import load
-from dokrun.engine.live import Asked, Wanted
+from dokrun.engine.wanted import Asked, Wanted
 from dokrun.options import Options
 from dokrun.shim import protocol, seal
 from dokrun.shim.envelope import pack, unpack_all

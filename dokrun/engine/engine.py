@@ -33,7 +33,7 @@ from dokrun.engine.lines import users_own
 from dokrun.engine.linger import check_lingers, lingering
 from dokrun.engine.link import Link
 from dokrun.engine.listing import Listed
-from dokrun.engine.live import Asked, Live, Wanted, token_of
+from dokrun.engine.live import Live
 from dokrun.engine.outcome import Also
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
@@ -46,13 +46,14 @@ from dokrun.engine.shell import SHELLS, ShellTask, check_key
 from dokrun.engine.spending import Cost, Spending, billed, costs_since
 from dokrun.engine.stage import COMMAND_BYTES, check_fits
 from dokrun.engine.submit import Submitter, failed_future
+from dokrun.engine.wanted import Asked, Wanted, token_of
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
 from dokrun.errors import ConfigError, OptionError, StorageError
 from dokrun.future import Future
 from dokrun.given import Piece, Put
 from dokrun.jobstate import Progress
-from dokrun.map import Map, Packing
+from dokrun.map import Map, Packing, handed_out
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
 from dokrun.payload.serialize import Serializer
@@ -357,17 +358,15 @@ class Engine:
                 f"the task of {text!r} is gone: on the profile {self.settings.profile} a call ends with the process "
                 "that made it; call the function again"
             )
-        record, bell = entry.record, Bell()
+        record = entry.record
         if not record.calls:
             live = self._attached(entry)
             return live if handle is None or not call else self._find_call(entry, live, handle)
-        calls = Outcomes(record.id, record.calls, record.name, Progress(), bell)
-        run = self._new_run(record, calls, Batch.of_job(record.id), None)
+        run = self._new_run(
+            record, Outcomes(record.id, record.calls, record.name, Progress()), Batch.of_job(record.id), None
+        )
         run.attach(entry.task_id, entry.attempt)
-        if len(run.calls) == 1:
-            return run.calls.future(0)
-        jobs = iter([run.calls])
-        return Map(run.name, lambda: next(jobs, None), bell, Packing(), len(run.calls))
+        return handed_out(run.calls)
 
     def _attached(self, entry: Entry, former: Live | None = None) -> Live:
         """Tell what takes calls for a session that is there, one for all who ask; another one than the `former`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dokrun import errors
-from dokrun.engine.live import Asked, Wanted
+from dokrun.engine.wanted import Asked, Wanted
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 
 # How long a container may last in all, for calls that keep coming.

@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import hmac
 import logging
 import os
-import secrets
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dokrun import errors, keys
-from dokrun.api.pool import check_proxy
-from dokrun.config import LOOPBACK, Settings
-from dokrun.cost import Meter, Price
+from dokrun.cost import Meter
 from dokrun.engine.carrying import Carrying
 from dokrun.engine.copies import Copies
 from dokrun.engine.flight import Flight
 from dokrun.engine.link import Link
 from dokrun.engine.parts import Parts
 from dokrun.engine.portions import Portions
-from dokrun.engine.prepare import Job, Preparing, Target, session_job
+from dokrun.engine.prepare import Job, Preparing, Target
 from dokrun.engine.reports import described
 from dokrun.engine.run import Run
 from dokrun.engine.speaking import Gone, Speaking
 from dokrun.engine.submit import failed_future
+from dokrun.engine.wanted import Asked, Wanted
 from dokrun.future import Future
 from dokrun.jobstate import Progress
-from dokrun.map import Map, Packing
+from dokrun.map import Map, Packing, handed_out
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
 from dokrun.payload.known import GOOD_FOR_S, Known
@@ -40,72 +36,7 @@ from dokrun.secret import Secret
 
 _log = logging.getLogger("dokrun.engine")
 
-# Where containers listen: below what systems give to whoever asks for any port.
-_PORTS = range(20000, 30000)
-# How long a container waits for a client that is not heard any more: as long as a laptop's lid may be closed by chance.
-LEASE_S = 120.0
 _MOST_OPTIONS = 64
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is said of a session, beside its options.
-
-    Attributes:
-        idle_s: how long its container waits for calls.
-        workers: how many calls run at the same time; None is one on each GPU.
-        reconnect: whether another container is made in place of one that has ended.
-    """
-
-    idle_s: float
-    workers: int | None = None
-    reconnect: bool = False
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a session shall be like.
-
-    Attributes:
-        plan: on which plan.
-        options: of the image, the environment and so on; `timeout_s` is how long it may last.
-        asked: what else is said of it.
-        price: the plan's, where there is a `max_yen`.
-        billed_s: how long its container waits at least, since that is paid for anyway.
-    """
-
-    plan: str
-    options: Options
-    asked: Asked
-    price: Price | None = None
-    billed_s: float = 0.0
-
-    def job(self, settings: Settings) -> tuple[Job, Secret]:
-        """Make the job of its next container, and the token that this is known by. Raises ConfigError."""
-        if settings.listens_on not in LOOPBACK:
-            check_proxy()
-        told = {
-            "host": settings.listens_on,
-            "port": secrets.choice(_PORTS),
-            "idle_s": self.asked.idle_s,
-            "billed_s": self.billed_s,
-            # A detached one waits for whoever attaches.
-            "lease_s": None if self.options.detach else LEASE_S,
-            "limit_s": self.options.timeout_s or DEFAULT_TIMEOUT_S,
-            "workers": self.asked.workers,
-        }
-        # They are its functions': another task is another session.
-        options = replace(self.options, retries=None)
-        job = session_job(options.name or "session", self.plan, options, told)
-        token = token_of(settings, job.id)
-        sha256 = hashlib.sha256(token.reveal().encode()).hexdigest()
-        return replace(job, session_sha256=sha256, price=self.price), token
-
-
-def token_of(settings: Settings, job_id: str) -> Secret:
-    """Tell the token of a session: whoever has the API key that made it can speak to it, on any machine."""
-    key = settings.access_token_secret.reveal().encode()
-    return Secret(hmac.digest(key, f"dokrun session {job_id}".encode(), "sha256").hex())
 
 
 # Has a container made.
@@ -164,12 +95,7 @@ class Live:
             calls = self._held.get(handle.call)
             if calls is None or _may_be_better(calls):
                 calls = self._found(handle)
-        if calls is None:
-            return None
-        if len(calls) == 1:
-            return calls.future(0)
-        jobs = iter([calls])
-        return Map(calls.name, lambda: next(jobs, None), calls.bell, Packing(), len(calls))
+        return None if calls is None else handed_out(calls)
 
     def _found(self, handle: keys.Handle) -> Outcomes | None:
         if self.run.identity.job_id != handle.job_id:
