@@ -22,13 +22,15 @@ class Ahead:
     """A map whose first results lie in the bucket, while its last call stays until a gate is there."""
 
     COUNT = 4
+    #: What the calls return: results that are long enough for a forgery with a path in it.
+    VALUES = tuple((1 << 4096) + number for number in range(COUNT))
 
     def __init__(self, account: Account, bucket: Bucket) -> None:
         self.account = account
         self.bucket = bucket
         self.gate = account.folder / "gate"
         last = self.COUNT - 1
-        calls = [(account.starts, number, self.gate if number == last else None) for number in range(self.COUNT)]
+        calls = [(account.starts, value, self.gate if value == self.VALUES[last] else None) for value in self.VALUES]
         # Its client may go, and it goes on.
         self.results = chores.pass_on.options(detach=True).starmap(calls)
         future = self.results.futures[last]

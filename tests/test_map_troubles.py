@@ -91,13 +91,13 @@ def test_results_that_nothing_else_holds_are_had_though_their_fetching_meets(
     account: Account, faulty: FaultyStore, fault: StoreFault
 ) -> None:
     ahead = Ahead(account, Bucket(faulty.settings))
-    assert values(ahead.results.futures[:-1]) == [0, 1, 2], "all of them were announced"
+    assert values(ahead.results.futures[:-1]) == [*ahead.VALUES[:-1]], "all of them were announced"
     account.here("another machine")
     ahead.lose()
     wait_for(lambda: account.client.tasks.get(ahead.task_id).ended)
     faulty.add(fault)
     futures = ahead.attach().futures
-    assert values(futures[:-1]) == [0, 1, 2]
+    assert values(futures[:-1]) == [*ahead.VALUES[:-1]]
     assert [it.what for it in faulty.injected] == [fault.what]
     error = failure(futures[-1])
     assert isinstance(error, dok.TaskFailed)
