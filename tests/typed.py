@@ -1,4 +1,7 @@
-"""Read by the type checker only: that the types of a function's arguments and result survive `@remote`."""
+"""Read by type checkers only, mypy and pyright: the types of a function's arguments and result survive `@remote`.
+
+Each `type: ignore` is a mistake that they must see: one that they do not is told as an unused comment.
+"""
 
 from __future__ import annotations
 
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
         assert_type(await train.map(["a", "b"]), list[float])
         async for number in train.map(["a"], order=False):
             assert_type(number, float)
+        async with dok.session(plan="h100-80gb", workers=2, reconnect=True) as warm:
+            assert_type(warm, dok.Session)
+            assert_type(await warm.submit(train, "a"), float)
 
     assert_type(train("a", epochs=2), dok.Future[float])
     assert_type(train("a").result(timeout=1.0), float)
@@ -55,8 +61,28 @@ if TYPE_CHECKING:
     assert_type(executor.submit(train, "a", epochs=2), dok.Future[float])
     assert_type(executor.map(double, [1], timeout=1.0), Iterator[int])
     assert_type(executor.map(train, ["a"], chunksize=2), Iterator[float])
+    with dok.session(plan="h100-80gb", idle_timeout="5m", max_yen=100, image=dok.Image.debian_slim()) as session:
+        assert_type(session, dok.Session)
+        assert_type(session.submit(train, "a", epochs=2), dok.Future[float])
+        assert_type(session.submit(double, 1), dok.Future[int])
+        assert_type(session.submit(Model().fit, 3), dok.Future[str])
+        assert_type(train.options(session=session).map(["a"]), dok.Map[float])
+        assert_type(session.tunnel(8888), dok.Tunnel)
+        model = dok.Actor(Model, session=session, timeout="1m")
+        assert_type(model, dok.Actor[Model])
+        assert_type(model.made, dok.Future[None])
+    assert_type(train.quote("a", epochs=2), dok.Quote)
+    assert_type(train.quote.map(["a"], tasks=2), dok.Quote)
+    assert_type(train("a").receipt, dok.Receipt | None)
+    assert_type(train("a").files(), list[dok.ArtifactFile])
+    assert_type(dok.put([1.0]), list[float])
 
     train(1)  # type: ignore[arg-type]
+    session.submit(train, 1)  # type: ignore[call-overload]
+    session.submit(double, "many")  # type: ignore[call-overload]
+    dok.session(pln="h100-80gb")  # type: ignore[call-arg]
+    dok.session(idle_timeout=[5])  # type: ignore[arg-type]
+    train.quote(1)  # type: ignore[arg-type]
     train.rehearse(1)  # type: ignore[arg-type]
     train("a", epoch=1)  # type: ignore[call-arg]
     train.options(plan=1)  # type: ignore[arg-type]
