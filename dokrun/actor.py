@@ -24,10 +24,6 @@ T = TypeVar("T")
 class Actor(Generic[T]):
     """An object that lives in a worker of a session: made there once, its methods called one after another.
 
-        with dok.session(plan="h100-80gb"):
-            model = dok.Actor(Model, "weights.pt")
-            answers = [model.predict(batch).result() for batch in batches]
-
     A method's call returns a `Future` at once. The object lives until `end()`, or until nothing here refers to the
     actor any more, as when a notebook's cell makes it anew. It ends with its worker, too, and so when a call of any
     function in that worker dies, takes too long or is cancelled while it runs; calls after that fail with ActorLost.
@@ -43,6 +39,18 @@ class Actor(Generic[T]):
     Raises:
         OptionError: there is no session.
         NotSerializable: the class or an argument cannot be pickled.
+
+    Example:
+        >>> class Counter:
+        ...     def __init__(self, start: int) -> None:
+        ...         self.number = start
+        ...     def add(self, more: int) -> int:
+        ...         self.number += more
+        ...         return self.number
+        >>> with dok.session(plan="v100-32gb"):
+        ...     counter = dok.Actor(Counter, 10)
+        ...     [counter.add(1).result(), counter.add(2).result()]
+        [11, 13]
     """
 
     def __init__(

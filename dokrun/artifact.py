@@ -17,6 +17,14 @@ class ArtifactFile:
     """A file that a function left in `dok.artifact_dir()`: its path there, with `/`, and its size in bytes.
 
     A link to a file there is one too, with that file's size.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def save() -> None:
+        ...     (dok.artifact_dir() / "weights.bin").write_bytes(bytes(1000))
+        >>> [file] = save().files()
+        >>> file.name, file.size_bytes
+        ('weights.bin', 1000)
     """
 
     name: str

@@ -15,7 +15,14 @@ JST = timezone(timedelta(hours=9))
 
 @dataclass(frozen=True)
 class Price:
-    """A plan's price in yen per second, tax included, and the least number of seconds that is billed."""
+    """A plan's price in yen per second, tax included, and the least number of seconds that is billed.
+
+    Example:
+        >>> from decimal import Decimal
+        >>> price = dok.Price("h100-80gb", Decimal("0.28"), minimum_seconds=60)
+        >>> print(price.yen(5), price.yen(100), price.billed_seconds(5))
+        16.800 28.00 60.0
+    """
 
     plan: str
     yen_per_second: Decimal
@@ -113,6 +120,16 @@ class Quote:
             that, many gigabytes to be fetched, or containers that are lost, may add to it.
         yen_per_minute: what it costs while a task runs.
         past: how many past tasks the expectation rests on.
+
+    Example:
+        >>> @dok.remote(plan="h100-80gb", max_yen=100)
+        ... def shout(text: str) -> str:
+        ...     return text.upper()
+        >>> quote = shout.quote("before")
+        >>> print(quote)
+        ¥16.80 at least, never called before, ¥100.00 at most; ¥16.80 a minute on h100-80gb
+        >>> shout.quote.map(["many", "calls"]).tasks
+        1
     """
 
     plan: str
@@ -163,6 +180,15 @@ class Phases:
         peak_memory_bytes: the most memory that the container has used; where it cannot see that, as on the local
             emulator, the most of one of its processes.
         peak_gpu_memory_bytes: the most that PyTorch has held of the GPU's memory; other libraries do not tell.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def nothing() -> None: ...
+        >>> future = nothing()
+        >>> future.files()  # waits for the task's end
+        []
+        >>> future.receipt.phases
+        Phases(queued_s=..., downloading_s=..., running_s=..., uploading_s=..., peak_memory_bytes=..., ...)
     """
 
     queued_s: float | None = None
@@ -179,6 +205,14 @@ class Receipt:
 
     There is one for each attempt, and one for each task that ended before the function started. `phases` are the last
     one's; `prices` are those of all plans, for `advice`.
+
+    Example:
+        >>> from decimal import Decimal
+        >>> receipt = dok.Receipt((5.0,), dok.Price("h100-80gb", Decimal("0.28"), 60))
+        >>> print(receipt)
+        ¥16.80 (60 s billed on h100-80gb, 5 s run)
+        >>> receipt.advice
+        '60 s are billed for 5 s: f.map(…) lets many calls share a task'
     """
 
     each_seconds: tuple[float, ...]

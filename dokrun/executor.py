@@ -44,10 +44,6 @@ class Road(Protocol):
 class Executor(concurrent.futures.Executor):
     """Runs functions on DOK for everything that takes a `concurrent.futures.Executor`.
 
-        with dok.Executor(plan="h100-80gb") as executor:
-            futures = [executor.submit(train, config) for config in configs]
-            print([future.result() for future in futures])
-
     It takes plain functions and `@remote` ones. **Calls that are submitted together are one task**, since DOK runs one
     task of a project at a time, and bills some plans a minute at least for each:
 
@@ -75,6 +71,14 @@ class Executor(concurrent.futures.Executor):
     Raises:
         ValueError: `max_workers` is a number less than 1.
         OptionError: an option is not known or wrong.
+
+    Example:
+        >>> with dok.Executor(plan="v100-32gb") as executor:
+        ...     futures = [executor.submit(pow, 2, number) for number in range(4)]
+        ...     print([future.result() for future in futures])
+        ...     print(list(executor.map(abs, [-1, -2])))
+        [1, 2, 4, 8]
+        [1, 2]
     """
 
     def __init__(self, max_workers: int | Literal["cpus"] | None = None, **options: Unpack[GivenOptions]) -> None:

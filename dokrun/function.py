@@ -41,7 +41,23 @@ SESSION: ContextVar[Any] = ContextVar("SESSION", default=None)
 
 
 class RemoteFunction(Generic[P, R_co]):
-    """A function that runs on DOK when it is called; the call returns a `Future` at once."""
+    """A function that runs on DOK when it is called; the call returns a `Future` at once.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def double(number: int) -> int:
+        ...     return 2 * number
+        >>> double(21).result()
+        42
+        >>> list(double.map([1, 2, 3]))
+        [2, 4, 6]
+        >>> double.local(21)
+        42
+        >>> double.rehearse(21)
+        42
+        >>> double.options(timeout="10m", retries=1)(4).result()
+        8
+    """
 
     __name__: str
 
@@ -269,11 +285,6 @@ def remote(**options: Unpack[GivenOptions]) -> Decorator: ...
 def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a function run on DOK when it is called.
 
-        @dok.remote(plan="h100-80gb", timeout="2h")
-        def train(cfg: Config) -> Metrics: ...
-
-        future = train(cfg)
-
     Args:
         function: the function, where `@remote` is written without parentheses.
         plan: the machine: v100-32gb, h100-80gb, … (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
@@ -307,6 +318,14 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
 
     Raises:
         OptionError: an option is not known or wrong, or it is a kind of function that cannot be sent.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb", timeout="2h", max_yen=120)
+        ... def train(epochs: int) -> float:
+        ...     return 1 / epochs
+        >>> future = train(4)
+        >>> future.result()
+        0.25
     """
     checked = Options().updated(options)
 
@@ -319,9 +338,6 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
 def put(value: R, *, profile: str | None = None) -> R:
     """Send a value to the bucket, once, and return what stands for it in calls.
 
-        model = dok.put(load_model())
-        for result in predict.map([model] * len(batches), batches): ...
-
     Large arrays that several calls share are noticed without it. Typed as the value, since a function gets that. It
     stays in the bucket until you remove it there.
 
@@ -333,6 +349,14 @@ def put(value: R, *, profile: str | None = None) -> R:
         NotSerializable: it cannot be pickled; names which part.
         ConfigError: there is no bucket.
         StorageError: the bucket refused, or gave no answer.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def count(words: list[str], wanted: str) -> int:
+        ...     return words.count(wanted)
+        >>> words = dok.put(["spam", "eggs"] * 1000)
+        >>> list(count.starmap([(words, "spam"), (words, "ham")]))
+        [1000, 0]
     """
     from dokrun import engine
 
@@ -345,6 +369,10 @@ def prices(profile: str | None = None) -> dict[str, Price]:
     Raises:
         ConfigError: the profile is not complete.
         ApiError: the service refused or did not answer.
+
+    Example:
+        >>> dok.prices()["h100-80gb"]
+        Price(plan='h100-80gb', yen_per_second=Decimal('0.28'), minimum_seconds=60)
     """
     from dokrun import engine
 

@@ -40,6 +40,18 @@ class Future(concurrent.futures.Future[T]):
     Attributes:
         call_id: 32 hexadecimal digits, the same in every attempt; inside the function, `dok.current().call_id`.
         name: the function's name.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def double(number: int) -> int:
+        ...     return 2 * number
+        >>> future = double(21)
+        >>> future.result(timeout=60)
+        42
+        >>> future.name, future.done(), future.files()
+        ('double', True, [])
+        >>> future.receipt
+        Receipt(each_seconds=(...,), price=Price(plan='v100-32gb', ...), phases=Phases(...))
     """
 
     def __init__(self, call_id: str, name: str, progress: Progress | None = None, number: int = 0) -> None:

@@ -60,13 +60,21 @@ class Put:
 class File:
     """A file of this machine that a call is given: in the container it is a path to the same bytes, read-only.
 
-        process(dok.File("data.parquet"))
-
     It is sent when a call is made with it, unless the bucket has its content already. The function gets a
     `pathlib.Path` that ends in the file's own name.
 
     Raises:
         OptionError: there is no such file.
+
+    Example:
+        >>> from pathlib import Path
+        >>> @dok.remote(plan="v100-32gb")
+        ... def words(text: Path) -> int:
+        ...     return len(text.read_text().split())
+        >>> path = Path("poem.txt")
+        >>> _ = path.write_text("The woods are lovely, dark and deep")
+        >>> words(dok.File(path)).result()
+        7
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

@@ -72,10 +72,6 @@ AHEAD = 2
 class Map(Generic[T]):
     """The results of many calls, which come while the calls still run; each is handed out once.
 
-        for result in train.map(configs): ...
-        async for result in train.map(configs): ...
-        results = await train.map(configs)
-
     The calls are packed into one task, or few. What a call raised is raised in its turn, after which the next results
     may still be asked for; the other calls go on. An item that cannot be sent is told at once, and again when all that
     was sent before it is handed out, since what lies behind it is missing. What takes long shows how far it is on
@@ -84,6 +80,20 @@ class Map(Generic[T]):
 
     Attributes:
         name: the function's name.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def inverse(number: int) -> float:
+        ...     return 1 / number
+        >>> list(inverse.map([1, 2, 4], workers=2))
+        [1.0, 0.5, 0.25]
+        >>> for result in inverse.map([0, 5], return_exceptions=True):
+        ...     print(repr(result))
+        ZeroDivisionError('division by zero')
+        0.2
+        >>> results = inverse.map([8], order=False)
+        >>> len(results), results.futures[0].result()
+        (1, 0.125)
     """
 
     def __init__(

@@ -19,6 +19,17 @@ class Http:
     Args:
         port: where the server listens in the container, on all of its addresses, with plain HTTP; outside it is https.
         path: where it is to be opened.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb", http=dok.Http(18591, path="/"))
+        ... def serve(folder: str) -> None:
+        ...     import subprocess, sys
+        ...     subprocess.run([sys.executable, "-m", "http.server", "18591", "--directory", folder])
+        >>> future = serve("/tmp")
+        >>> future.http_uri
+        'http://127.0.0.1:.../'
+        >>> future.cancel()
+        True
     """
 
     port: int

@@ -23,6 +23,15 @@ class Retry:
         on: which exceptions of the function's are worth another attempt; none if nothing is said. A container that
             was lost, and a process that was killed, are always; after two such deaths alike there is no further one.
         backoff: seconds before the second attempt, twice as many before each further one, an hour at most.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb", retries=dok.Retry(2, on=(ConnectionError,)))
+        ... def fetch() -> int:
+        ...     if dok.current().attempt == 1:
+        ...         raise ConnectionError("try again")
+        ...     return dok.current().attempt
+        >>> fetch().result()
+        2
     """
 
     times: int

@@ -50,7 +50,18 @@ class GivenSession(TypedDict, total=False):
 
 
 class Session:
-    """A warm container; `dok.session` makes it."""
+    """A warm container; `dok.session` makes it.
+
+    Example:
+        >>> session = dok.session(plan="v100-32gb", idle_timeout="5m")
+        >>> session.submit(pow, 2, 10).result()
+        1024
+        >>> session.status, session.meter.calls
+        ('running', 0)
+        >>> session.close()
+        >>> session.closed
+        True
+    """
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -209,6 +220,18 @@ class Tunnel:
     Attributes:
         port: the port here.
         url: the same, as an address.
+
+    Example:
+        >>> import urllib.request
+        >>> def serve(port: int) -> None:
+        ...     import http.server, threading
+        ...     server = http.server.ThreadingHTTPServer(("127.0.0.1", port), http.server.SimpleHTTPRequestHandler)
+        ...     threading.Thread(target=server.serve_forever, daemon=True).start()
+        >>> with dok.session(plan="v100-32gb") as session:
+        ...     session.submit(serve, 18592).result()
+        ...     with session.tunnel(18592) as tunnel:
+        ...         urllib.request.urlopen(tunnel.url).status
+        200
     """
 
     def __init__(self, passing: Passing) -> None:
@@ -238,9 +261,6 @@ class Tunnel:
 def session(**given: Unpack[GivenSession]) -> Session:
     """Open a session: one task, one container, its workers warm, and calls of functions over its http port.
 
-        with dok.session(plan="h100-80gb", idle_timeout="5m"):
-            loss = train(cfg).result()     # milliseconds, once the container is there
-
     Calls of decorated functions that are made in the block go to it; outside of one, `s.submit(f, x)` and
     `f.options(session=s)(x)` do. Without `with`, as in a notebook, it is open from the start: `s = dok.session(…)`,
     until `s.close()`. Functions keep their own timeouts, secrets and files; what they leave in memory stays there,
@@ -269,6 +289,16 @@ def session(**given: Unpack[GivenSession]) -> Session:
     Raises:
         OptionError: an option is not known, or its value is wrong; or no plan is given.
         ConfigError: the profile is not complete.
+
+    Example:
+        >>> @dok.remote
+        ... def add(number: int, other: int) -> int:
+        ...     return number + other
+        >>> with dok.session(plan="v100-32gb", idle_timeout="5m"):
+        ...     add(1, 2).result()  # milliseconds, once the container is there
+        ...     list(add.starmap([(3, 4), (5, 6)]))
+        3
+        [7, 11]
     """
     unknown = [name for name in given if name not in GivenSession.__annotations__]
     if unknown:
@@ -296,6 +326,14 @@ def attach(handle: str, *, profile: str | None = None) -> Any:
     Raises:
         OptionError: it is no handle, or not one that can be found.
         ConfigError: the profile is not complete.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def double(number: int) -> int:
+        ...     return 2 * number
+        >>> handle = double(21).handle
+        >>> dok.attach(handle).result()
+        42
     """
     from dokrun import engine
     from dokrun.engine.live import Live

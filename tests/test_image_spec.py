@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import io
 import os
 import pickle
@@ -15,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from dokrun.errors import ImageError, OptionError
-from dokrun.image import spec
 from dokrun.image.context import DOCKERFILE, fingerprint, write_context
 from dokrun.image.spec import Image
 
@@ -88,10 +86,6 @@ def test_each_method_makes_a_new_image_and_the_dockerfile_shows_the_steps_in_ord
         'COPY [".dokrun-copy/1/content", "/data"]',
         'COPY [".dokrun-copy/2/content", "/bin/program"]',
     ]
-
-
-def test_the_example_in_the_documentation_holds() -> None:
-    assert doctest.testmod(spec) == (0, 3 - 1)
 
 
 def test_a_command_that_a_line_cannot_carry_becomes_a_list() -> None:

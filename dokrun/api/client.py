@@ -33,6 +33,12 @@ class Client:
 
     Raises:
         MissingCredentials: the token or its secret is empty.
+
+    Example:
+        >>> from dokrun.emulator import Emulator
+        >>> with Emulator() as service, Client(service.token, service.secret, base_url=service.api_url) as client:
+        ...     [plan.id for plan in client.plans.iterate()]
+        ['v100-32gb', 'h100-80gb', 'h100-8gpu-80gb']
     """
 
     def __init__(

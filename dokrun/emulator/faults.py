@@ -65,6 +65,15 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         every_s: seconds of the emulator's clock, for "drip".
         late_s: seconds of the emulator's clock, for the phase "during".
         where: whether it is about the "api", or about the "port" of any task.
+
+    Example:
+        >>> from dokrun.api import Client
+        >>> with Emulator() as service, Client(service.token, service.secret, base_url=service.api_url) as client:
+        ...     service.faults.add(Fault("status", method="GET", path="/plans/", status=404))
+        ...     client.plans.list()
+        Traceback (most recent call last):
+        ...
+        dokrun.errors.NotFound: ...
     """
 
     what: What

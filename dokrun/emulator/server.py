@@ -52,6 +52,13 @@ class Emulator:
     Raises:
         ValueError: the token looks like that of a real API key.
         ConfigError: its tasks are to run on a Docker engine, and none answers.
+
+    Example:
+        >>> import httpx
+        >>> with Emulator() as service:
+        ...     plans = httpx.get(f"{service.api_url}/plans/", auth=(service.token, service.secret))
+        >>> plans.status_code, plans.json()["results"][0]["id"]
+        (200, 'v100-32gb')
     """
 
     def __init__(

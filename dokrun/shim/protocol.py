@@ -188,7 +188,12 @@ def call_id(job_id: str, number: int) -> str:
 
 
 class CallInfo(NamedTuple):
-    """Which call is being run. `call_id` stays the same across attempts; outside a task, `task_id` is None."""
+    """Which call is being run. `call_id` stays the same across attempts; outside a task, `task_id` is None.
+
+    Example:
+        >>> dok.current()
+        CallInfo(call_id='local', attempt=1, task_id=None)
+    """
 
     call_id: str
     attempt: int
@@ -201,6 +206,14 @@ def current() -> CallInfo:
     Returns:
         The call's id (the same in every attempt, so it serves as an idempotency key for other systems), the attempt,
         counted from 1, and DOK's task id. Outside a task, as in `f.local()`, that is `("local", 1, None)`.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def order() -> str:
+        ...     return dok.current().call_id
+        >>> future = order()
+        >>> future.result() == future.call_id
+        True
     """
     call_id = os.environ.get(CALL_ID)
     if call_id is None:
@@ -213,6 +226,16 @@ def artifact_dir() -> "Path":
 
     In a container DOK gives it, and collects at most 20 GB (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
     Outside of a task, as in `f.local()`, it is a temporary folder that is made once in a process and left to you.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb")
+        ... def draw() -> None:
+        ...     (dok.artifact_dir() / "plot.svg").write_text("<svg/>")
+        >>> future = draw()
+        >>> future.files()
+        [ArtifactFile(name='plot.svg', size_bytes=6)]
+        >>> future.download("plots")
+        [PosixPath('plots/plot.svg')]
     """
     from pathlib import Path
 
@@ -226,6 +249,18 @@ def checkpoint_dir() -> "Path":
     lives to do so. Write a file under another name and rename it, so that no half of it is saved. In a session it stays
     in the container, where a call that is tried again finds it. Outside of a task it is a temporary folder that is made
     once in a process and left to you.
+
+    Example:
+        >>> @dok.remote(plan="v100-32gb", retries=dok.Retry(1, on=(OSError,)))
+        ... def work() -> str:
+        ...     done = dok.checkpoint_dir() / "done"
+        ...     if done.exists():
+        ...         return done.read_text()
+        ...     done.with_suffix(".part").write_text("half of it")
+        ...     done.with_suffix(".part").rename(done)
+        ...     raise OSError("the disk of the first machine is full")
+        >>> work().result()
+        'half of it'
     """
     from pathlib import Path
 
