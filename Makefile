@@ -57,4 +57,4 @@ lock:
 	@touch $@
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .uv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
