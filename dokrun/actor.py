@@ -40,7 +40,7 @@ class Actor(Generic[T]):
         OptionError: there is no session.
         NotSerializable: the class or an argument cannot be pickled.
 
-    Example:
+    Examples:
         >>> class Counter:
         ...     def __init__(self, start: int) -> None:
         ...         self.number = start

@@ -18,7 +18,7 @@ class ArtifactFile:
 
     A link to a file there is one too, with that file's size.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def save() -> None:
         ...     (dok.artifact_dir() / "weights.bin").write_bytes(bytes(1000))

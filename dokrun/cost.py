@@ -17,7 +17,7 @@ JST = timezone(timedelta(hours=9))
 class Price:
     """A plan's price in yen per second, tax included, and the least number of seconds that is billed.
 
-    Example:
+    Examples:
         >>> from decimal import Decimal
         >>> price = dok.Price("h100-80gb", Decimal("0.28"), minimum_seconds=60)
         >>> print(price.yen(5), price.yen(100), price.billed_seconds(5))
@@ -121,7 +121,7 @@ class Quote:
         yen_per_minute: what it costs while a task runs.
         past: how many past tasks the expectation rests on.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="h100-80gb", max_yen=100)
         ... def shout(text: str) -> str:
         ...     return text.upper()
@@ -181,7 +181,7 @@ class Phases:
             emulator, the most of one of its processes.
         peak_gpu_memory_bytes: the most that PyTorch has held of the GPU's memory; other libraries do not tell.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def nothing() -> None: ...
         >>> future = nothing()
@@ -206,7 +206,7 @@ class Receipt:
     There is one for each attempt, and one for each task that ended before the function started. `phases` are the last
     one's; `prices` are those of all plans, for `advice`.
 
-    Example:
+    Examples:
         >>> from decimal import Decimal
         >>> receipt = dok.Receipt((5.0,), dok.Price("h100-80gb", Decimal("0.28"), 60))
         >>> print(receipt)

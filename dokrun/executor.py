@@ -72,7 +72,7 @@ class Executor(concurrent.futures.Executor):
         ValueError: `max_workers` is a number less than 1.
         OptionError: an option is not known or wrong.
 
-    Example:
+    Examples:
         >>> with dok.Executor(plan="v100-32gb") as executor:
         ...     futures = [executor.submit(pow, 2, number) for number in range(4)]
         ...     print([future.result() for future in futures])

@@ -43,7 +43,7 @@ SESSION: ContextVar[Any] = ContextVar("SESSION", default=None)
 class RemoteFunction(Generic[P, R_co]):
     """A function that runs on DOK when it is called; the call returns a `Future` at once.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def double(number: int) -> int:
         ...     return 2 * number
@@ -319,7 +319,7 @@ def remote(function: Callable[..., Any] | None = None, /, **options: Any) -> Any
     Raises:
         OptionError: an option is not known or wrong, or it is a kind of function that cannot be sent.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb", timeout="2h", max_yen=120)
         ... def train(epochs: int) -> float:
         ...     return 1 / epochs
@@ -350,7 +350,7 @@ def put(value: R, *, profile: str | None = None) -> R:
         ConfigError: there is no bucket.
         StorageError: the bucket refused, or gave no answer.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def count(words: list[str], wanted: str) -> int:
         ...     return words.count(wanted)
@@ -370,7 +370,7 @@ def prices(profile: str | None = None) -> dict[str, Price]:
         ConfigError: the profile is not complete.
         ApiError: the service refused or did not answer.
 
-    Example:
+    Examples:
         >>> dok.prices()["h100-80gb"]
         Price(plan='h100-80gb', yen_per_second=Decimal('0.28'), minimum_seconds=60)
     """

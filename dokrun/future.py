@@ -41,7 +41,7 @@ class Future(concurrent.futures.Future[T]):
         call_id: 32 hexadecimal digits, the same in every attempt; inside the function, `dok.current().call_id`.
         name: the function's name.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def double(number: int) -> int:
         ...     return 2 * number

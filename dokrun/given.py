@@ -66,7 +66,7 @@ class File:
     Raises:
         OptionError: there is no such file.
 
-    Example:
+    Examples:
         >>> from pathlib import Path
         >>> @dok.remote(plan="v100-32gb")
         ... def words(text: Path) -> int:

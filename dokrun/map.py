@@ -81,7 +81,7 @@ class Map(Generic[T]):
     Attributes:
         name: the function's name.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def inverse(number: int) -> float:
         ...     return 1 / number

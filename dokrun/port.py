@@ -20,7 +20,7 @@ class Http:
         port: where the server listens in the container, on all of its addresses, with plain HTTP; outside it is https.
         path: where it is to be opened.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb", http=dok.Http(18591, path="/"))
         ... def serve(folder: str) -> None:
         ...     import subprocess, sys

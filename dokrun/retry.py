@@ -24,7 +24,7 @@ class Retry:
             was lost, and a process that was killed, are always; after two such deaths alike there is no further one.
         backoff: seconds before the second attempt, twice as many before each further one, an hour at most.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb", retries=dok.Retry(2, on=(ConnectionError,)))
         ... def fetch() -> int:
         ...     if dok.current().attempt == 1:

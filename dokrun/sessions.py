@@ -52,7 +52,7 @@ class GivenSession(TypedDict, total=False):
 class Session:
     """A warm container; `dok.session` makes it.
 
-    Example:
+    Examples:
         >>> session = dok.session(plan="v100-32gb", idle_timeout="5m")
         >>> session.submit(pow, 2, 10).result()
         1024
@@ -221,7 +221,7 @@ class Tunnel:
         port: the port here.
         url: the same, as an address.
 
-    Example:
+    Examples:
         >>> import urllib.request
         >>> def serve(port: int) -> None:
         ...     import http.server, threading
@@ -290,7 +290,7 @@ def session(**given: Unpack[GivenSession]) -> Session:
         OptionError: an option is not known, or its value is wrong; or no plan is given.
         ConfigError: the profile is not complete.
 
-    Example:
+    Examples:
         >>> @dok.remote
         ... def add(number: int, other: int) -> int:
         ...     return number + other
@@ -327,7 +327,7 @@ def attach(handle: str, *, profile: str | None = None) -> Any:
         OptionError: it is no handle, or not one that can be found.
         ConfigError: the profile is not complete.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def double(number: int) -> int:
         ...     return 2 * number

@@ -34,7 +34,7 @@ class Client:
     Raises:
         MissingCredentials: the token or its secret is empty.
 
-    Example:
+    Examples:
         >>> from dokrun.emulator import Emulator
         >>> with Emulator() as service, Client(service.token, service.secret, base_url=service.api_url) as client:
         ...     [plan.id for plan in client.plans.iterate()]

@@ -66,7 +66,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         late_s: seconds of the emulator's clock, for the phase "during".
         where: whether it is about the "api", or about the "port" of any task.
 
-    Example:
+    Examples:
         >>> from dokrun.api import Client
         >>> with Emulator() as service, Client(service.token, service.secret, base_url=service.api_url) as client:
         ...     service.faults.add(Fault("status", method="GET", path="/plans/", status=404))

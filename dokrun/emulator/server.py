@@ -53,7 +53,7 @@ class Emulator:
         ValueError: the token looks like that of a real API key.
         ConfigError: its tasks are to run on a Docker engine, and none answers.
 
-    Example:
+    Examples:
         >>> import httpx
         >>> with Emulator() as service:
         ...     plans = httpx.get(f"{service.api_url}/plans/", auth=(service.token, service.secret))

@@ -57,7 +57,7 @@ class Behaviour:
     Raises:
         ValueError: there is no such runtime, or it cannot do what is asked.
 
-    Example:
+    Examples:
         >>> with Emulator(behaviour=Behaviour(slots=4)) as service:
         ...     print(service.api_url)
         http://127.0.0.1:.../managed-container/1.0

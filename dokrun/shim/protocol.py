@@ -190,7 +190,7 @@ def call_id(job_id: str, number: int) -> str:
 class CallInfo(NamedTuple):
     """Which call is being run. `call_id` stays the same across attempts; outside a task, `task_id` is None.
 
-    Example:
+    Examples:
         >>> dok.current()
         CallInfo(call_id='local', attempt=1, task_id=None)
     """
@@ -207,7 +207,7 @@ def current() -> CallInfo:
         The call's id (the same in every attempt, so it serves as an idempotency key for other systems), the attempt,
         counted from 1, and DOK's task id. Outside a task, as in `f.local()`, that is `("local", 1, None)`.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def order() -> str:
         ...     return dok.current().call_id
@@ -227,7 +227,7 @@ def artifact_dir() -> "Path":
     In a container DOK gives it, and collects at most 20 GB (https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html).
     Outside of a task, as in `f.local()`, it is a temporary folder that is made once in a process and left to you.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb")
         ... def draw() -> None:
         ...     (dok.artifact_dir() / "plot.svg").write_text("<svg/>")
@@ -250,7 +250,7 @@ def checkpoint_dir() -> "Path":
     in the container, where a call that is tried again finds it. Outside of a task it is a temporary folder that is made
     once in a process and left to you.
 
-    Example:
+    Examples:
         >>> @dok.remote(plan="v100-32gb", retries=dok.Retry(1, on=(OSError,)))
         ... def work() -> str:
         ...     done = dok.checkpoint_dir() / "done"
