@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from dokrun import living
 from dokrun.engine.live import Live
 from dokrun.engine.prepare import Target
+from dokrun.engine.reports import described
 from dokrun.errors import ActorLost, DokrunError, OptionError
 from dokrun.function import SESSION
 from dokrun.future import Future
@@ -74,7 +75,9 @@ class Actor(Generic[T]):
 
         def method(*args: Any, **kwargs: Any) -> Future[Any]:
             if self._made.done() and (error := self._made.exception()) is not None:
-                raise ActorLost(f"the actor {self._sender.name} could not be made: {error}", ran="no") from error
+                raise ActorLost(
+                    f"the actor {self._sender.name} could not be made: {described(error)}", ran="no"
+                ) from error
             return self._sender.send(living.call, name, (name, *args), kwargs)
 
         return method

@@ -42,7 +42,8 @@
         └── RemoteError             the function raised what cannot be unpickled here (ran = "yes")
 
 What the function itself raised is raised as itself, with its remote traceback as the cause.
-Errors carry their details as attributes and survive pickling.
+Errors carry their details as attributes and survive pickling. Each has a page, `dokrun/pages/en/NAME.md`, which
+`dokrun explain NAME` shows: a call's error says so in its text, the others in a note below their traceback.
 """
 
 from __future__ import annotations
@@ -50,7 +51,10 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = [
     "ActorLost",
@@ -106,6 +110,16 @@ def _restore(error_type: type[DokrunError], arguments: tuple[Any, ...], details:
 
 class DokrunError(Exception):
     """Whatever dokrun raises on purpose; `except dokrun.DokrunError` catches all of it."""
+
+    __notes__: list[str]
+    # Whether the text itself names its page.
+    _tells_page: ClassVar[bool] = False
+
+    def __new__(cls, *args: Any, **details: Any) -> Self:
+        """Make it, with the note that names its page."""
+        error = super().__new__(cls, *args, **details)
+        error.__notes__ = [] if cls._tells_page else [_page(cls)]
+        return error
 
     def __reduce__(self) -> tuple[Any, ...]:
         # BaseException's own way calls the class with `args` alone, which keyword-only details do not survive.
@@ -252,6 +266,7 @@ class CallFailed(DokrunError):
 
     phase = "run"
     advice = "dokrun logs {short} shows its log"
+    _tells_page = True
 
     def __init__(
         self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", still_runs: bool = False
@@ -277,7 +292,7 @@ class CallFailed(DokrunError):
         self.attempt = attempt
 
     def __str__(self) -> str:
-        """Tell what failed, whether the function ran, what still runs, the end of the log, and what to do next."""
+        """Tell what failed, whether the function ran, what still runs, the log's end, what to do, and where more is."""
         ran = {
             "no": "the function did not run",
             "maybe": "nobody knows whether the function ran",
@@ -294,7 +309,7 @@ class CallFailed(DokrunError):
             look = stop if self.task_id else f"dokrun ls --running shows whether it does, and {stop}"
             advice = look if self.still_runs else self.advice
             lines.append("  " + advice.format(handle=self.handle, short=_shortened(self.handle)))
-        return "\n".join(lines)
+        return "\n".join([*lines, f"  {_page(type(self))}"])
 
 
 class SubmitFailed(CallFailed):
@@ -453,6 +468,12 @@ class RemoteError(CallFailed):
         super().__init__(message, ran=ran, call_id=call_id, task_id=task_id)
         self.type_name = type_name
         self.remote_traceback = remote_traceback
+
+
+def _page(kind: type[DokrunError]) -> str:
+    """Tell the command that shows an error's page; of somebody else's class, that of ours which it is a kind of."""
+    name = next(one.__name__ for one in kind.__mro__ if one.__module__ == __name__)
+    return f"dokrun explain {name} tells more"
 
 
 def _shortened(handle: str) -> str:

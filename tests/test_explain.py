@@ -212,9 +212,10 @@ def test_what_is_too_large_is_listed_and_then_refused(project: Path) -> None:
         ("app/leaves.py:train", "app/leaves.py cannot be imported: SystemExit"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_status_1(project: Path, target: str, said: str) -> None:
+def test_a_mistake_is_a_line_with_its_page_and_exit_status_1(project: Path, target: str, said: str) -> None:
     done = explain(project, target)
     assert (done.stdout, done.returncode) == ("", 1), done.stderr
     assert said in done.stderr
     assert done.stderr.startswith("dokrun: ")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2
+    assert done.stderr.endswith("\n  dokrun explain OptionError tells more\n")

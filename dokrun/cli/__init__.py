@@ -13,5 +13,5 @@ def main() -> None:
     try:
         app()
     except DokrunError as error:
-        print(f"dokrun: {error}", file=sys.stderr)
+        print(f"dokrun: {error}", *error.__notes__, sep="\n  ", file=sys.stderr)
         sys.exit(1)

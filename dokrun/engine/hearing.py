@@ -125,7 +125,8 @@ class Hearing:
         except Gone:
             return
         except Exception as error:  # noqa: BLE001 - a future that is never settled would be an endless wait
-            failed = errors.ResultNotFetched(f"the result is there, and cannot be brought here: {error}", ran="yes")
+            message = f"the result is there, and cannot be brought here: {described(error)}"
+            failed = errors.ResultNotFetched(message, ran="yes")
             failed.__cause__ = error
             self._flights.settle(flight, number - int(event["base"]), Outcome(error=failed))
             return  # the container keeps it, and so does its artifact

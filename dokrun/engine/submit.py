@@ -297,7 +297,8 @@ def not_submitted(name: str, why: object) -> errors.SubmitFailed:
     if isinstance(why, Unknown):
         message = f"nobody knows whether {name} was submitted: {why}"
         return errors.SubmitFailed(message, ran="maybe", still_runs=True)
-    return errors.SubmitFailed(f"{name} was not submitted: {why}", ran="no")
+    told = why.args[0] if isinstance(why, errors.CallFailed) else why
+    return errors.SubmitFailed(f"{name} was not submitted: {told}", ran="no")
 
 
 def failed_future(name: str, error: errors.StorageError) -> Future[Any]:
