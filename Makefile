@@ -4,7 +4,7 @@ BIN := .venv/bin
 # More than the processors, since most tests wait for their child processes.
 WORKERS ?= 3
 
-.PHONY: demo test soak lint format bench grid lock clean
+.PHONY: demo test soak lint format bench docs grid lock clean
 
 demo: .venv/ready
 	$(BIN)/python examples/sweep_digits.py
@@ -36,6 +36,10 @@ bench: .venv/ready
 	-$(BIN)/python benchmarks/map.py
 	-$(BIN)/python benchmarks/session.py
 
+# Into site/, which reads without a server; a link that leads nowhere fails it.
+docs: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 grid: .venv/ready
 	$(BIN)/python tests/grid.py
 
@@ -57,4 +61,4 @@ lock:
 	@touch $@
 
 clean:
-	rm -rf .venv .uv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .uv build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
