@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
+from typing import Any
 
 # The service bills by days of Japan's time, which knows no summer time.
 JST = timezone(timedelta(hours=9))
@@ -75,6 +76,11 @@ class Meter:
     idle_left_s: float | None = None
     calls: int = 0
 
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from dokrun.cards import of_meter
+
+        return of_meter(self).bundle
+
     def __str__(self) -> str:
         """Tell it in one line, as far as it is known."""
         told = []
@@ -140,6 +146,11 @@ class Quote:
     most: Decimal
     yen_per_minute: Decimal
     past: int
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from dokrun.cards import of_quote
+
+        return of_quote(self).bundle
 
     def __str__(self) -> str:
         """Tell the quote in one line."""
@@ -264,6 +275,11 @@ class Receipt:
         """Tell whether a plan's GPU has the memory that was used, as far as its id and the worker tell."""
         used, has = self.phases.peak_gpu_memory_bytes, re.search(r"(\d+)gb", plan)
         return used is None or has is None or used < int(has[1]) << 30
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, str]:
+        from dokrun.cards import of_receipt
+
+        return of_receipt(self).bundle
 
     def __str__(self) -> str:
         """Tell the receipt in one line."""

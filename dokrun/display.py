@@ -1,7 +1,8 @@
-"""Shows whoever waits how far it is: one line in a terminal that goes when the wait is over, else lines.
+"""Shows whoever waits how far it is: a line in a terminal that goes when the wait is over, a notebook's panel, lines.
 
-Nothing of it is there but during the wait, and the thread that waits draws it: what the user prints between two
-results, a question, a debugger, a traceback, all have the terminal to themselves.
+In a terminal nothing of it is there but during the wait, and the thread that waits draws it: what the user prints
+between two results, a question, a debugger, a traceback, all have the terminal to themselves. A notebook's panel has a
+place of its own, and stays.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,20 @@ from dokrun.progress import Far, Pace
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from dokrun.cards import Card
+    from dokrun.panel import Panel
     from dokrun.screen import Screen
+    from dokrun.tail import Following, Tail
 
 # A wait that is shorter shows nothing.
 FIRST_S = 1.0
 _SCREEN_S = 0.25
 _LINES_S = 1.0
+# A panel is brought up to date by a thread of its own.
+_PANEL_S = 60.0
+# How long the end of a wait gives the log's last lines, and how long a panel waits for them, and for the bill.
+_LAST_LINES_S = 0.25
+_BILL_S = 15.0
 # Of how many calls' outcomes a line tells, as a part of all; or whatever there is, after so many seconds.
 _STEP = 0.1
 _STEP_S = 30.0
@@ -42,6 +51,9 @@ class Display:
         wanted: whether anything shall be shown. `DOKRUN_PROGRESS=0` says no for all.
         lines_from_s: how long the waits must have taken before lines are written, where there is no terminal.
         now: tells seconds that only grow.
+        span: tells for how many seconds it goes on, or went on; from now on, if nothing is said.
+        logs: yields what it prints, as it grows, which a panel shows the end of.
+        more: tells what else a panel says: how it can be stopped, or what it has failed with.
     """
 
     def __init__(
@@ -52,14 +64,23 @@ class Display:
         wanted: bool = True,
         lines_from_s: float = FIRST_S,
         now: Callable[[], float] = time.monotonic,
+        span: Callable[[], float] | None = None,
+        logs: Callable[[], Iterable[str]] | None = None,
+        more: Callable[[], str] | None = None,
     ) -> None:
         self._name = name
         self._look = look
-        # A notebook has cells in place of a terminal.
-        self._wanted = wanted and is_wanted("DOKRUN_PROGRESS") and "ipykernel" not in sys.modules
+        self._wanted = wanted and is_wanted("DOKRUN_PROGRESS")
         self._lines_from_s = lines_from_s
         self._now = now
+        self._span = span
+        self._logs = logs
+        self._more = more
         self._began = now()
+        self._over_at: float | None = None
+        self._panel: Panel | None = None
+        self._following: Following | None = None
+        self._tail: Tail | None = None
         self._waited_since: float | None = None
         self._pace = Pace()
         self._written = ""
@@ -90,7 +111,24 @@ class Display:
     def draw(self, screen: Screen) -> None:
         """Show it in a terminal."""
         far = self._seen()
-        screen.draw(self._name, far, self._pace, self._now() - self._began)
+        screen.draw(self._name, far, self._pace, self._seconds)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether it has a panel, which is there for longer than a wait."""
+        return self._panel is not None
+
+    def show(self, *, log: bool = True) -> bool:
+        """Show it in the notebook's cell that runs, until it is over. Tells whether there is one where that goes."""
+        if not in_notebook():
+            return False
+        if not log:
+            self._logs = None
+        if self._panel is None:
+            from dokrun.panel import Panel
+
+            self._panel = Panel(self._card)
+        return self._panel.show()
 
     def write(self) -> None:
         """Write a line if there is something to say."""
@@ -107,17 +145,63 @@ class Display:
         self._written, self._written_at, self._written_told = far.state, now, far.told
 
     def end(self) -> None:
-        """Write how it has ended, once, where lines were written."""
+        """Show how it has ended: in its panel, or as a line, once, where lines were written."""
+        if self._panel is not None:
+            if self._following is not None:
+                self._following.ended.wait(_LAST_LINES_S)
+            self._refresh(now=True)
         if self._wanted and self._written:
             self._written = ""
             try:
                 if not others_draw():
-                    self._say(self._look().end(self._now() - self._began))
+                    self._say(self._look().end(self._seconds))
             except Exception:  # noqa: BLE001 - what cannot be told is no reason to fail
                 self.give_up()
 
+    def leave(self) -> None:
+        """Bring a panel up to date at the end of a wait."""
+        if self._panel is not None:
+            self._refresh(now=False)
+
+    def _refresh(self, *, now: bool) -> None:
+        try:
+            if self._panel is not None:
+                self._panel.refresh(now=now)
+        except Exception:  # noqa: BLE001 - likewise
+            self.give_up()
+
+    def _card(self) -> tuple[Card, bool]:
+        """Tell what a panel shows now, and whether that is all that it ever will."""
+        from dokrun.cards import Told, of_far
+
+        far = self._seen()
+        if self._logs is not None and self._tail is None and far.status == "running" and not far.over:
+            from dokrun.tail import Following, Tail
+
+            self._tail = Tail()
+            self._following = Following(self._name, self._logs, self._tail.add)
+        lines = () if self._tail is None else self._tail.lines
+        more = "" if self._more is None else self._more()
+        card = of_far(Told(self._name, far, self._pace, self._seconds, lines, more))
+        return card, far.over and self._is_all(far)
+
+    def _is_all(self, far: Far) -> bool:
+        """Tell whether the bill is there, and the log, or nobody waits for them any longer."""
+        has_bill = far.billed or far.yen is None
+        has_log = self._following is None or self._following.ended.is_set()
+        return (has_bill and has_log) or (self._over_at is not None and self._now() - self._over_at > _BILL_S)
+
+    @property
+    def _seconds(self) -> float:
+        """For how long it goes on, or went on."""
+        if self._span is not None:
+            return self._span()
+        return (self._now() if self._over_at is None else self._over_at) - self._began
+
     def _seen(self) -> Far:
         far = self._look()
+        if far.over and self._over_at is None:
+            self._over_at = self._now()
         self._pace.note(self._now(), far.told)
         return far
 
@@ -141,6 +225,7 @@ class Wait:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._clear()
+        self._display.leave()
 
     @property
     def pause_s(self) -> float | None:
@@ -162,6 +247,9 @@ class Wait:
         if others_draw(besides=self._screen):
             self._clear()
             return _LINES_S
+        if in_notebook():
+            self._display.show()
+            return _PANEL_S
         if self._screen is None and not is_terminal():
             self._display.write()
             return _LINES_S
@@ -187,6 +275,15 @@ class Wait:
             self._display.give_up()
         finally:
             _terminal.release()
+
+
+def in_notebook() -> bool:
+    """Tell whether this process runs the cells of a notebook."""
+    if "IPython" not in sys.modules:
+        return False
+    from dokrun.panel import notebook
+
+    return notebook() is not None
 
 
 def is_terminal() -> bool:

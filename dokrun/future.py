@@ -21,6 +21,7 @@ from dokrun.errors import CallFailed, OptionError, suggest
 
 if TYPE_CHECKING:
     from dokrun.cost import Receipt
+    from dokrun.display import Display
     from dokrun.jobstate import Progress
     from dokrun.progress import Far
 
@@ -28,6 +29,8 @@ T = TypeVar("T")
 
 # In a log, a call says how far it is when it takes longer than this; of many, most would have nothing else to say.
 _LINES_FROM_S = 10.0
+# How much of an exception's own message a panel shows, in characters.
+_LONGEST_WHY = 300
 
 
 class Future(concurrent.futures.Future[T]):
@@ -64,6 +67,10 @@ class Future(concurrent.futures.Future[T]):
 
             progress = Progress()
         self._progress = progress
+        # From when to when it goes on, as this process sees it.
+        self._since = time.monotonic()
+        self._until: float | None = None
+        self._shown: Display | None = None
 
     @property
     def task_id(self) -> str | None:
@@ -161,6 +168,7 @@ class Future(concurrent.futures.Future[T]):
         # Never set to running, a stdlib future can be cancelled until it has its outcome.
         if not super().cancel():
             return False
+        self._until = time.monotonic()
         with self._condition:
             if self._state != concurrent.futures._base.CANCELLED:  # noqa: SLF001 - the stdlib has no public word for it
                 return True
@@ -174,7 +182,8 @@ class Future(concurrent.futures.Future[T]):
     def result(self, timeout: float | None = None) -> T:
         """Wait for the value, at most `timeout` seconds, and return it.
 
-        What takes long shows how far it is, on standard error; `DOKRUN_PROGRESS=0` keeps it from that.
+        What takes long shows how far it is, on standard error, or in a notebook's cell; `DOKRUN_PROGRESS=0` keeps it
+        from that.
 
         Raises:
             Exception: what the function raised, as itself.
@@ -185,11 +194,17 @@ class Future(concurrent.futures.Future[T]):
         try:
             return super().result(timeout if self.done() else self._show(timeout))
         except KeyboardInterrupt:
-            progress = self._progress
-            costs = f" and may {progress.costs_on}" if progress.costs_on else ""
-            stop = "future.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")
-            print(f"dokrun: {self.name} goes on ({self.status}){costs}; {stop}", file=sys.stderr)
+            self.interrupted()
             raise
+        finally:
+            self.show_end()
+
+    def interrupted(self) -> None:
+        """Say, to whoever waits no longer, what goes on and how it is stopped."""
+        progress = self._progress
+        costs = f" and may {progress.costs_on}" if progress.costs_on else ""
+        stop = "future.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")
+        print(f"dokrun: {self.name} goes on ({self.status}){costs}; {stop}", file=sys.stderr)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as `result` does, and return what it would raise: None where there is a value.
@@ -204,10 +219,7 @@ class Future(concurrent.futures.Future[T]):
     def _show(self, timeout: float | None) -> float | None:
         """Show how far the call is while it is waited for. Tells what is left of the time for that."""
         self._progress.hurry()
-        from dokrun.display import Display
-
-        until = None if timeout is None else time.monotonic() + timeout
-        display = Display(self.name, self._far, lines_from_s=_LINES_FROM_S)
+        until, display = None if timeout is None else time.monotonic() + timeout, self._display
         with display.wait() as wait:
             while True:
                 left_s = None if until is None else max(0.0, until - time.monotonic())
@@ -216,14 +228,51 @@ class Future(concurrent.futures.Future[T]):
                 if self.done() or left_s == 0.0:
                     break
                 wait.look()
-        if self.done():
-            display.end()
         return left_s
+
+    def show_end(self) -> None:
+        """Let what has shown how far it is show what it has come to, if that is there."""
+        if self.done() and self._shown is not None:
+            self._shown.end()
+            if not self._shown.lasts:
+                self._shown = None  # each knows the other, and a value may be large
+
+    @property
+    def _display(self) -> Display:
+        """What shows how far the call is, in all waits for it and all cells."""
+        if self._shown is None:
+            from dokrun.display import Display
+
+            self._shown = Display(
+                self.name,
+                self._far,
+                lines_from_s=_LINES_FROM_S,
+                span=lambda: (self._until or time.monotonic()) - self._since,
+                logs=self.logs,
+                more=self._told,
+            )
+        return self._shown
+
+    def _told(self) -> str:
+        """Tell how the call is stopped, or what it has failed with."""
+        if not self.done():
+            handle = self._progress.handle if self._progress.costs else None
+            if handle is None:
+                return "future.cancel() stops it"
+            from dokrun.keys import shortened
+
+            return f"future.cancel() stops it, or in a terminal: dokrun cancel {shortened(handle)}"
+        error = None if self.cancelled() else self.exception()
+        if error is None:
+            return ""
+        first = next(iter(str(error).splitlines()), "")[:_LONGEST_WHY]
+        return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
     def _far(self) -> Far:
         cancelled = self.cancelled()
         failed = self.done() and not cancelled and self.exception() is not None
-        return replace(self._progress.far, failed=int(failed), cancelled=int(cancelled))
+        done = self.done() and not (cancelled or failed)
+        return replace(self._progress.far, done=int(done), failed=int(failed), cancelled=int(cancelled))
 
     def files(self) -> list[ArtifactFile]:
         """Wait for the call's end, and tell what it left in `dok.artifact_dir()`; also when it has failed.
@@ -282,6 +331,7 @@ class Future(concurrent.futures.Future[T]):
         self._settle(lambda: self.set_exception(error))
 
     def _settle(self, settle: Callable[[], None]) -> None:
+        self._until = self._until or time.monotonic()
         try:
             settle()
         except concurrent.futures.InvalidStateError:
@@ -294,6 +344,18 @@ class Future(concurrent.futures.Future[T]):
 
     def __reduce__(self) -> Any:
         raise TypeError("a future cannot be sent or stored; pass future.result()")
+
+    def show(self, *, log: bool = True) -> bool:
+        """Show in the notebook's cell that runs how far it is, until it has ended. Tells whether there is one.
+
+        Args:
+            log: whether what it prints is shown there, too: the last lines.
+        """
+        return self._display.show(log=log)
+
+    def _ipython_display_(self) -> None:
+        if not self.show():
+            print(repr(self))
 
     def __repr__(self) -> str:
         """Tell the function's name, the call's id and how far it is."""

@@ -122,7 +122,12 @@ class Map(Generic[T]):
 
         # What has become of the jobs whose results were all handed out.
         self._before = Far("preparing", 0, billed=True)
-        self._display = Display(f"{name}.map", self._far, wanted=packing.progress)
+        self._display = Display(
+            f"{name}.map",
+            self._far,
+            wanted=packing.progress,
+            more=lambda: "" if self._far().over else "its cancel() stops it",
+        )
         try:
             self._advance()
         except BaseException:
@@ -196,6 +201,11 @@ class Map(Generic[T]):
         # Another thread may be about to add one, which it cancels itself.
         stopped = [_cancel(job) for job in self._jobs.copy()]
         return any(stopped)
+
+    def _ipython_display_(self) -> None:
+        """Show in a notebook's cell how far it is, until all its calls have come to something."""
+        if not self._display.show():
+            print(repr(self))
 
     def __repr__(self) -> str:
         """Tell the function's name and how far its tasks are."""

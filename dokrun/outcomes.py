@@ -139,10 +139,10 @@ class Outcomes:
         with self._changed:
             return len(self._order) == len(self._told)
 
-    def wait(self) -> None:
-        """Wait until every call has come to something."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every call has come to something, at most so many seconds. Tells whether it has."""
         with self._changed:
-            self._changed.wait_for(lambda: len(self._order) == len(self._told))
+            return self._changed.wait_for(lambda: len(self._order) == len(self._told), timeout_s)
 
     @property
     def left(self) -> list[int]:

@@ -52,6 +52,7 @@ class Far:
         place: where its task stands, while that waits.
         yen: what it costs so far; None where nobody pays, or the price is not known.
         billed: whether that is all that it costs.
+        note: what else is said of it, in place of what it costs so far.
     """
 
     status: str
@@ -63,6 +64,7 @@ class Far:
     place: Place | None = None
     yen: Decimal | None = None
     billed: bool = False
+    note: str = ""
 
     @property
     def told(self) -> int:

@@ -81,7 +81,7 @@ def parts_of(name: str, far: Far, pace: Pace, seconds: float) -> tuple[Part, ...
         Part(far.failures if many else "", "red", 2),
         Part(pace.rate if many else "", "dim", 7),
         Part(pace.left(far) if many else "", "", 3),
-        Part(far.cost, "yellow", 5),
+        Part(far.note or far.cost, "yellow", 5),
         Part(f"for {duration(seconds)}", "dim", 6),
     ]
     return tuple(part for part in told if part.text)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dokrun.engine.tunnel import Tunnel as Passing
     from dokrun.future import Future
     from dokrun.image.spec import Image
+    from dokrun.progress import Far
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -66,6 +67,13 @@ class Session:
     def __init__(self, live: Live) -> None:
         self._live = live
         self._former: list[Token[Any]] = []
+        from dokrun.display import Display
+
+        self._display = Display(
+            live.wanted.options.name or "session",
+            self._far,
+            more=lambda: "" if self._ended else "session.close() ends it",
+        )
 
     @overload
     def submit(self, function: RemoteFunction[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]: ...
@@ -141,8 +149,30 @@ class Session:
             raise OptionError(f"local_port={local_port} cannot be used: {error.strerror}") from error
 
     def wait(self) -> None:
-        """Wait until every call that was sent has come to an end."""
-        self._live.wait()
+        """Wait until every call that was sent has come to an end. What takes long shows the meter."""
+        with self._display.wait() as wait:
+            while not self._live.wait(wait.pause_s):
+                wait.look()
+
+    def _far(self) -> Far:
+        """Tell how far the container is, with what the meter says in place of what it costs."""
+        from dokrun.progress import Far, duration
+
+        meter = self.meter
+        if self._ended:
+            return Far("done", done=1, yen=meter.yen)
+        told = [f"{meter.calls} call{'s' if meter.calls != 1 else ''} under way" if meter.calls else ""]
+        if meter.yen is not None and meter.yen_per_minute is not None:
+            told += [f"¥{meter.yen:,.2f}", f"¥{meter.yen_per_minute:,.2f} a minute"]
+        if meter.idle_left_s is not None:
+            told.append(f"ends in {duration(meter.idle_left_s)} if nothing is called")
+        if meter.left_s is not None:
+            told.append(f"{duration(meter.left_s)} left")
+        return Far(self.status, yen=meter.yen, note=", ".join(filter(None, told)))
+
+    @property
+    def _ended(self) -> bool:
+        return self.closed and self._live.run.calls.over
 
     @property
     def _future(self) -> Future[None]:
@@ -206,6 +236,11 @@ class Session:
 
     def __reduce__(self) -> Any:
         raise TypeError("a session cannot be sent or stored; pass session.handle to dok.attach")
+
+    def _ipython_display_(self) -> None:
+        """Show in a notebook's cell what it costs and how long it may last, until it has ended."""
+        if not self._display.show():
+            print(repr(self))
 
     def __repr__(self) -> str:
         """Tell its plan, how far it is, and what it costs."""

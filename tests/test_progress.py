@@ -132,10 +132,10 @@ def test_nothing_of_yen_is_shown_where_nobody_pays() -> None:
 class Watch:
     """A display whose time passes by hand."""
 
-    def __init__(self, **given: bool) -> None:
+    def __init__(self, *, wanted: bool = True) -> None:
         self.now = 1000.0
         self.far = Far("staging", total=100)
-        self.display = Display("f.map", lambda: self.far, now=lambda: self.now, **given)
+        self.display = Display("f.map", lambda: self.far, now=lambda: self.now, wanted=wanted)
         self.wait = self.display.wait()
 
     def after(self, seconds: float, **changed: object) -> None:

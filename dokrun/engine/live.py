@@ -187,14 +187,16 @@ class Live:
         if not self._cancelled:
             self._link.close(now=False)
 
-    def wait(self) -> None:
-        """Wait until every call that was sent has come to an end."""
+    def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until every call that was sent has come to an end, at most so many seconds. Tells whether it has."""
+        until = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             with self._lock:
                 calls = next(iter(self._open), None)
             if calls is None:
-                return
-            calls.wait()
+                return True
+            if not calls.wait(None if until is None else max(0.0, until - time.monotonic())):
+                return False
             with self._lock:
                 self._open.pop(calls, None)
 
