@@ -24,6 +24,13 @@ import dokrun as dok
 def nothing(): pass
 nothing().result()
 """
+# As the program `dokrun` begins, whose folder need not be on the PATH.
+HELP = """
+import os, sys
+sys.argv, sys.stdout = ["dokrun", "--help"], open(os.devnull, "w")
+from dokrun.cli import main
+main()
+"""
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,13 @@ def nothing() -> None:
 
 def main() -> None:
     """Measure and print."""
-    bare, imported = interleaved(python("pass"), python("import dokrun"))
+    bare, imported, helped = interleaved(python("pass"), python("import dokrun"), python(HELP))
     first, beside = interleaved(python(FIRST), python("pass"), rounds=5)
     nothing().result()
     call, process = interleaved(lambda: nothing().result(), python("pass"), rounds=CALLS)
     print(f"{'on profile local':<44}{'ms':>9}{'aim':>9}")
     print(Row("import dokrun, over a bare interpreter", imported - bare, 0.05, "python -c pass", bare))
+    print(Row("dokrun --help", helped, 0.15, "python -c pass", bare))
     print(Row("first result in a fresh process", first, 3.0, "python -c pass", beside))
     print(Row(f"one call after that, p50 of {CALLS}", call, 0.4, "python -c pass", process))
 
