@@ -81,5 +81,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
+def load_ipython_extension(shell: Any) -> None:
+    """Make the magics known, where a notebook says `%load_ext dokrun`."""
+    from dokrun.notebook import register
+
+    register(shell)
+
+
 def __dir__() -> list[str]:
     return __all__

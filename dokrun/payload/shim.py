@@ -35,6 +35,7 @@ _MAIN = "import sys\nfrom dokrun_shim.__main__ import main\nsys.exit(main(sys.ar
 _FOR_USERS = (
     "__init__.py",
     "artifact.py",
+    "cell.py",
     "cost.py",
     "errors.py",
     "function.py",
@@ -66,13 +67,17 @@ def _none(*names: str) -> bytes:
     return ("from dokrun.errors import OptionError\n" + "".join(_NONE.format(name=name) for name in names)).encode()
 
 
+def _itself(name: str) -> bytes:
+    return f"import sys, dokrun_shim.{name} as it\nsys.modules[__name__] = it\n".encode()
+
+
 _STAND_INS = {
     "dokrun/actor.py": _none("Actor"),
     "dokrun/executor.py": _none("Executor"),
     "dokrun/joblib.py": b"",
     "dokrun/sessions.py": _none("Session", "Tunnel", "attach", "session"),
-    # What the user's modules know by this name is there already.
-    "dokrun/shim/protocol.py": b"import sys, dokrun_shim.protocol as it\nsys.modules[__name__] = it\n",
+    # What these names mean is there already.
+    **{f"dokrun/shim/{name}.py": _itself(name) for name in ("protocol", "report")},
 }
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.

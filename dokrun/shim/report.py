@@ -15,6 +15,8 @@ from . import envelope, protocol
 from .envelope import Segment
 
 Report = Tuple[Dict[str, Any], List[Segment]]
+# What runs the cells of notebooks, between the worker and what the user wrote.
+CELL = "dokrun.cell"
 
 
 def value_report(value: Any) -> Report:
@@ -27,7 +29,7 @@ def value_report(value: Any) -> Report:
     return {"kind": "value", "value": list(range(len(segments)))}, segments
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
+class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
     """A cloudpickler that brings PyTorch's tensors home from the GPU: the client may have none."""
 
     def __init__(self, file: io.BytesIO, **options: Any) -> None:
@@ -37,6 +39,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
         self._storage = torch.storage.TypedStorage if torch is not None else None
 
     def reducer_override(self, value: Any) -> Any:
+        """Tell how a value is pickled."""
         if self._storage is not None and isinstance(value, self._storage):
             # Asked for in public ways, a typed storage warns of its own removal.
             bytes_of_it = value._untyped_storage  # noqa: SLF001
@@ -49,7 +52,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 def dumps(value: Any, **options: Any) -> bytes:
     """Pickle what goes back to the client."""
     file = io.BytesIO()
-    _Pickler(file, **options).dump(value)
+    Pickler(file, **options).dump(value)
     return file.getvalue()
 
 
@@ -103,11 +106,15 @@ def describe(error: BaseException) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Tell the traceback without the shim's own frames, which are first."""
+    """Tell the traceback without our own frames, which are first."""
     trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_globals.get("__package__") == __package__:
+    while trace is not None and _is_ours(trace.tb_frame.f_globals):
         trace = trace.tb_next
     try:
         return "".join(traceback.format_exception(type(error), error, trace))
     except Exception:  # noqa: BLE001 - a broken __str__ must not hide the error
         return "".join(traceback.format_tb(trace)) + describe(error)
+
+
+def _is_ours(names: Dict[str, Any]) -> bool:
+    return names.get("__package__") == __package__ or names.get("__name__") == CELL
