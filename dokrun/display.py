@@ -286,6 +286,15 @@ def in_notebook() -> bool:
     return notebook() is not None
 
 
+def running_cell() -> str:
+    """Tell which run of which cell this is, in a notebook; nothing elsewhere."""
+    if not in_notebook():
+        return ""
+    from dokrun.panel import cell_of, notebook
+
+    return cell_of(notebook())
+
+
 def is_terminal() -> bool:
     """Tell whether standard error is this process's own, and a terminal that can be drawn on."""
     stream = sys.stderr

@@ -30,6 +30,11 @@ def notebook() -> Any:
     return shell if kernel is not None and getattr(kernel.session, "pid", os.getpid()) == os.getpid() else None
 
 
+def cell_of(shell: Any) -> str:
+    """Tell which run of which cell this is."""
+    return str(getattr(shell.display_pub, "parent_header", {}).get("msg_id", ""))
+
+
 class Panel:
     """Shows one thing, in each cell that asks for it, and the same in all of them. For any thread.
 
@@ -52,7 +57,7 @@ class Panel:
             return False
         from IPython.display import display
 
-        cell = str(getattr(shell.display_pub, "parent_header", {}).get("msg_id", ""))
+        cell = cell_of(shell)
         with self._lock:
             known, over = cell in self._cells, False
             if not known:

@@ -25,7 +25,7 @@ from dokrun.cost import JST, Price, Quote, utc_now
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.gathering import Gathering
-from dokrun.engine.hint import Behind, Hint
+from dokrun.engine.hint import Again, Behind, Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
@@ -56,6 +56,7 @@ from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing, handed_out
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
+from dokrun.payload.likeness import likeness
 from dokrun.payload.serialize import Serializer
 from dokrun.progress import Place
 from dokrun.shim.envelope import load_value
@@ -116,6 +117,7 @@ class Engine:
         )
         self._behind = Behind()
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
+        self._again = Again(self._parts.journal, self._is_ours, outlasts=self.settings.outlasts)
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -148,7 +150,9 @@ class Engine:
             preparing.add(args, kwargs)
             job = preparing.job()
             keeping.finish()
-            return self._begin(job, Outcomes(job.id, 1, job.name, Progress()), hinted=True).future(0)
+            calls = Outcomes(job.id, 1, job.name, Progress())
+            alike = self._likeness(target, args, kwargs, job) if self._again.wanted else ""
+            return self._begin(job, calls, hinted=True, alike=alike).future(0)
         except StorageError as error:
             return failed_future(target.name, error)
 
@@ -322,11 +326,19 @@ class Engine:
         plan, merged = self._checked(target, options)
         return quote(self._plans, self._parts.journal, target.name, plan, merged, Split(counts, workers))
 
-    def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False) -> Outcomes:
+    def _likeness(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], job: Job) -> str:
+        pack, *_ = job.header["calls"]
+        pickled = {pack["records"], pack["offsets"], *(f["value"][0] for f in job.header["functions"] if "value" in f)}
+        others = [segment.sha256 for number, segment in enumerate(job.segments) if number not in pickled]
+        return likeness(target.function, args, kwargs, [job.name, job.plan, *others])
+
+    def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False, alike: str = "") -> Outcomes:
         if self._bucket is None:
             check_fits(job)
         batch = self._parts.watcher.batch()
-        run = self._new_run(Record(job.id, job.name, job.plan, job.calls, "", batch.tag), calls, batch, job)
+        self._again.called(job.name, job.id, alike)
+        record = Record(job.id, job.name, job.plan, job.calls, "", batch.tag, alike)
+        run = self._new_run(record, calls, batch, job)
         if hinted:
             self._hint.called(run, job.plan)
         run.begin(job)
@@ -393,9 +405,12 @@ class Engine:
 
     def _is_there(self, job_id: str) -> bool:
         """Tell whether a job is this process's own."""
+        return self._is_ours(job_id) or any(True for _ in self.client.tasks.iterate(tag=keys.job_tag(job_id)))
+
+    def _is_ours(self, job_id: str) -> bool:
+        """Tell whether this process waits for a job's outcome."""
         with self._changed:
-            unfinished = any(run.calls.job_id == job_id for run in self._unfinished)
-        return unfinished or any(True for _ in self.client.tasks.iterate(tag=keys.job_tag(job_id)))
+            return any(run.calls.job_id == job_id for run in self._unfinished)
 
     def listed(self, status: str | None = None) -> Iterator[Listed]:
         """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""

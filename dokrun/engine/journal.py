@@ -55,7 +55,8 @@ CREATE TABLE IF NOT EXISTS spent(
 class Record(msgspec.Struct, frozen=True):
     """What a job is, without anything of its payload: enough to find its tasks and to read what they leave.
 
-    `digest` is its definition's, `watch_tag` what its tasks share with others that are asked for at the same time.
+    `digest` is its definition's, `watch_tag` what its tasks share with others that are asked for at the same time, and
+    `likeness` what is the same for every call like its one; empty where nobody has asked for that.
     """
 
     id: str
@@ -64,6 +65,7 @@ class Record(msgspec.Struct, frozen=True):
     calls: int
     digest: str
     watch_tag: str
+    likeness: str = ""
 
 
 class Step(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -96,10 +98,11 @@ class Spent(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True)
 class Entry:
-    """A job and its steps so far."""
+    """A job and its steps so far; `at` is when it was begun, in seconds since 1970, where that was asked for."""
 
     record: Record
     steps: Sequence[Step]
+    at: float = 0.0
 
     @property
     def attempt(self) -> int:
@@ -195,6 +198,17 @@ class Journal:
             found = cursor.execute("SELECT record FROM jobs WHERE id GLOB ? ORDER BY created_at DESC", (pattern,))
             records = [msgspec.json.decode(record, type=Record) for (record,) in found.fetchall()]
             return [Entry(record, self._steps(cursor, record.id)) for record in records]
+
+    def alike(self, likeness: str) -> list[Entry]:
+        """Tell the jobs of a call like that whose outcome nobody was told. The latest is first."""
+        with self._translated(), self._lock, closing(self._database.cursor()) as cursor:
+            found = cursor.execute(
+                "SELECT created_at, record FROM jobs WHERE instr(record, ?) ORDER BY created_at DESC",
+                (likeness.encode(),),
+            )
+            told = [(at, msgspec.json.decode(record, type=Record)) for at, record in found.fetchall()]
+            entries = [Entry(record, self._steps(cursor, record.id), at) for at, record in told]
+        return [entry for entry in entries if not entry.settled]
 
     def close(self) -> None:
         """Close the database."""

@@ -71,7 +71,7 @@ class Serializer:
 
     def _dumps(self, value: Any, **options: Any) -> bytes:
         file = io.BytesIO()
-        _Pickler(file, self, **options).dump(value)
+        Pickler(file, self, **options).dump(value)
         return file.getvalue()
 
     def value(self, value: Any) -> list[Segment]:
@@ -125,7 +125,7 @@ def _apart(argument: Any) -> Any:
     return _Apart(argument) if type(argument) is bytes and len(argument) >= SMALLEST_BUFFER else argument
 
 
-class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle has no types
+class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle has no types
     """A cloudpickler that notes whose module each class, function and module is that it meets."""
 
     def __init__(self, file: io.BytesIO, serializer: Serializer, **options: Any) -> None:
@@ -134,6 +134,7 @@ class _Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle h
         self._modules = serializer.modules
 
     def reducer_override(self, value: Any) -> Any:
+        """Tell how a value is pickled."""
         if isinstance(value, (Put, File)):
             return self._serializer.place(value)
         if isinstance(value, ModuleType):
