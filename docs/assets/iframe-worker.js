@@ -20,8 +20,9 @@ if (location.protocol === "file:") {
       super();
       this.frame = document.createElement("iframe");
       this.frame.hidden = true;
-      this.ready = new Promise((loaded) => (this.frame.onload = loaded));
       document.body.appendChild(this.frame);
+      // Only now: the empty page that a frame begins with has loaded, too.
+      this.ready = new Promise((loaded) => (this.frame.onload = loaded));
       const within = this.frame.contentWindow;
       within.postMessage_ = (data) => this.dispatchEvent(new MessageEvent("message", { data }));
       within.document.open();

@@ -45,7 +45,7 @@ def _command(command: Any, path: str) -> Iterator[str]:
     records = [one.get_help_record(context) for one in command.params if one.name != "help"]
     rows = [f"| {_code(name)} | {_told(told)} |".replace("\n", " ") for name, told in filter(None, records)]
     if rows:
-        yield "\n".join(["| | |", "|---|---|", *rows, ""])
+        yield "\n".join(["| takes | which is |", "|---|---|", *rows, ""])
 
 
 def _told(help_text: str | None) -> str:
