@@ -70,6 +70,12 @@ def environment(given: dict[str, str]) -> dict[str, str]:
     return {"PYTHONUNBUFFERED": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1", **given}
 
 
+def sources(path: Path) -> list[str]:
+    """Tell the cells of a notebook that are code."""
+    read = nbformat.read(path, 4)  # type: ignore[no-untyped-call]
+    return [cell.source for cell in read.cells if cell.cell_type == "code"]
+
+
 def text_of(outputs: list[dict[str, Any]], kind: str = "text/plain") -> str:
     """Tell all that is shown below a cell, as one text."""
     told = []
@@ -88,4 +94,4 @@ def panels(outputs: list[dict[str, Any]]) -> list[dict[str, str]]:
     return [dict(output["data"]) for output in outputs if output["output_type"] == "display_data"]
 
 
-__all__ = ["SECONDS", "Notebook", "environment", "panels", "text_of"]
+__all__ = ["SECONDS", "Notebook", "environment", "panels", "sources", "text_of"]

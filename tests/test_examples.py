@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 
 import httpx
+from notebooks import Notebook, sources, text_of
+from notebooks import environment as kernel_environment
 from optional import require
 from PIL import Image
 from sklearn.datasets import load_digits
@@ -122,3 +124,14 @@ def test_a_web_service_answers_from_a_session_and_ends_it_with_itself(tmp_path: 
     finally:
         service.kill()
         service.communicate()
+
+
+def test_a_notebook_sweeps_runs_a_cell_elsewhere_and_reads_digits_in_a_session(tmp_path: Path) -> None:
+    with Notebook(tmp_path, kernel_environment(environment(tmp_path))).running() as notebook:
+        told = [text_of(notebook.run(source)) for source in sources(EXAMPLES / "digits.ipynb")]
+    swept, trained, brought, read, meter, _ = told[1:]
+    assert "score.map: done in" in swept
+    assert re.search(r"trained on 1347 digits\n.*0\.99", trained, re.DOTALL)
+    assert re.fullmatch(r"\('SVC', 0\.99\d\)", brought), "the cell's names are the notebook's"
+    assert re.search(r"\(\[2, 8, 2, 6, 6, 7, 1, 9, 8, 5\], \[2, 8, 2, 6, 6, 7, 1, 9, 8, 5\]\)$", read)
+    assert meter.startswith("session: running")
