@@ -5,6 +5,7 @@ Kept to what every store does: no vendor's extras, no newer checksum defaults, a
 
 from __future__ import annotations
 
+import email.utils
 import functools
 import hashlib
 import io
@@ -12,9 +13,9 @@ import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import boto3
 import botocore.config
@@ -22,7 +23,7 @@ import botocore.exceptions
 import botocore.loaders
 import botocore.session
 
-from dokrun import redact
+from dokrun import keys, redact
 from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import ConfigError, StorageError
 
@@ -49,6 +50,20 @@ _BROKEN_OFF = (
 _PRECONDITION_FAILED = 412
 # How long an answer may keep silent.
 PATIENCE_S = 60.0
+# What has lain there for longer is sent again where it is needed.
+RENEWED_AFTER = timedelta(days=7)
+# How often whoever sweeps says so, how long that holds, and how often it is looked for.
+_SWEEP_TOLD_S = 20.0
+_SWEEP_GOES_ON = timedelta(minutes=2)
+_SWEEP_LOOK_S = 1.0
+
+
+class Stored(NamedTuple):
+    """An object that is there: its key, its size in bytes, and when it was stored, by the store's clock."""
+
+    key: str
+    size: int
+    modified: datetime
 
 
 class Bucket:
@@ -102,16 +117,28 @@ class Bucket:
     def put_once(self, key: str, data: bytes | memoryview, sha256: str) -> bool:
         """Store an object whose key tells its content, unless it is there already. Tells whether it was sent.
 
-        What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever.
+        What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever. What has lain
+        there for a week is sent again: `dokrun gc` goes by the time at which an object was stored.
         """
-        if self._size(key) == memoryview(data).nbytes:
+        size = memoryview(data).nbytes
+        there = self._look(key)
+        if there is not None and there.size == size and there.age < RENEWED_AFTER:
             return False
+        self._send(key, data, sha256)
+        if there is not None:
+            # Somebody may have seen how old it was, and be about to remove it.
+            while self._is_swept():
+                time.sleep(_SWEEP_LOOK_S)
+            if self._look(key) is None:
+                self._send(key, data, sha256)
+        return True
+
+    def _send(self, key: str, data: bytes | memoryview, sha256: str) -> None:
         reader = _Reader(data, hashlib.sha256)
         self._put(key, reader)
         if reader.digest() != sha256:
             self.delete(key)
             raise StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
-        return True
 
     def claim(self, key: str, body: bytes) -> bytes | None:
         """Store a small object that nobody has stored yet. Returns None where this was the first, else what is there.
@@ -182,6 +209,42 @@ class Bucket:
             pages = self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=beginning)
             return [found["Key"] for page in pages for found in page.get("Contents", ())]
 
+    def stored(self, beginning: str) -> Iterator[Stored]:
+        """Yield the objects whose keys begin so."""
+        with self._translated("list"):
+            for page in self._s3.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=beginning):
+                for found in page.get("Contents", ()):
+                    yield Stored(found["Key"], found["Size"], found["LastModified"])
+
+    def modified(self, key: str) -> datetime | None:
+        """Tell when an object was stored; None where there is none."""
+        there = self._look(key)
+        return None if there is None else there.modified
+
+    @contextmanager
+    def sweeping(self) -> Iterator[Callable[[], None]]:
+        """Let everybody know that old objects are being removed; call what it gives before each one that is.
+
+        Whoever needs an old object stores it again and then looks for this: so either it is seen here that the object
+        is not old any more, or there that it may be gone.
+        """
+        told_at = [0.0]
+
+        def tell() -> None:
+            if time.monotonic() - told_at[0] > _SWEEP_TOLD_S:
+                self.put(keys.sweep(), b"")
+                told_at[0] = time.monotonic()
+
+        try:
+            tell()
+            yield tell
+        finally:
+            self.delete(keys.sweep())
+
+    def _is_swept(self) -> bool:
+        there = self._look(keys.sweep())
+        return there is not None and there.age < _SWEEP_GOES_ON
+
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
         with self._translated("delete"):
@@ -215,15 +278,18 @@ class Bucket:
         with self._translated("put"):
             self._s3.put_object(Bucket=self.name, Key=key, Body=reader)  # type: ignore[arg-type]  # a raw reader will do
 
-    def _size(self, key: str) -> int | None:
+    def _look(self, key: str) -> _There | None:
         with self._translated("look up"):
             try:
-                return self._s3.head_object(Bucket=self.name, Key=key)["ContentLength"]
+                told = self._s3.head_object(Bucket=self.name, Key=key)
             except botocore.exceptions.ClientError as error:
                 # A key that may only write gets 403 for what is not there; sending once more does no harm.
                 if error.response["ResponseMetadata"]["HTTPStatusCode"] in (403, 404):
                     return None
                 raise
+        date = told["ResponseMetadata"]["HTTPHeaders"].get("date")
+        now = datetime.now(timezone.utc) if date is None else email.utils.parsedate_to_datetime(date)
+        return _There(told["ContentLength"], told["LastModified"], now - told["LastModified"])
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -245,6 +311,14 @@ class Bucket:
         else:
             return
         raise StorageError(f"bucket {self.name!r}: could not {action} an object: {problem}") from None
+
+
+class _There(NamedTuple):
+    """An object's size, when it was stored, and how long it has been there, by the store's own clock."""
+
+    size: int
+    modified: datetime
+    age: timedelta
 
 
 @functools.cache

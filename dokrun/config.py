@@ -116,6 +116,11 @@ class Settings:
         return hashlib.sha256(f"{self.api_url}\n{self.access_token}".encode()).hexdigest()[:16]
 
 
+def config_file() -> Path:
+    """Tell where the user's own file is, or would be."""
+    return platformdirs.user_config_path("dokrun") / "config.toml"
+
+
 def load(
     profile: str | None = None,
     *,
@@ -135,7 +140,7 @@ def load(
         ConfigError: a setting is wrong, or a file with secrets can be read by others.
         MissingCredentials: the profile has no API key.
     """
-    tables = profiles.read((config_dir or platformdirs.user_config_path("dokrun")) / "config.toml")
+    tables = profiles.read(config_file() if config_dir is None else config_dir / "config.toml")
     usacloud = profiles.usacloud(home or Path.home())
     name, why = _choose(profile, environ, tables, usacloud)
     # A shell leaves ~ as it is within quotes, and so does what reads a .env file.

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from dokrun.errors import OptionError
 from dokrun.shim.protocol import ID_DIGITS
 
 # Everything of ours in a bucket lies below this; the number changes if what lies there ever does.
@@ -26,6 +27,32 @@ def new_id() -> str:
 def blob(sha256: str) -> str:
     """Tell the key of an object that is named by its content."""
     return f"{_ROOT}/blobs/{sha256}"
+
+
+def put(sha256: str) -> str:
+    """Tell the key of what says that somebody has put the object of this content there himself, and wants it kept."""
+    return f"{_ROOT}/put/{sha256}"
+
+
+def probe(word: str) -> str:
+    """Tell the key of an object that is there for a moment only, to see whether it can be."""
+    return f"{_ROOT}/probe/{word}"
+
+
+def sweep() -> str:
+    """Tell the key of what says that somebody is removing what nobody needs."""
+    return f"{_ROOT}/sweep"
+
+
+def all_ours() -> str:
+    """Tell how the keys begin of everything of ours."""
+    return f"{_ROOT}/"
+
+
+def parts(key: str) -> tuple[str, str]:
+    """Tell what one of our keys is of: blobs, put, jobs, claims, checkpoints, or sweep; and the digest, or the job."""
+    kind, _, rest = key.removeprefix(f"{_ROOT}/").partition("/")
+    return kind, rest.partition("/")[0]
 
 
 def of_job(job_id: str) -> str:
@@ -101,6 +128,10 @@ def job_of(tags: Iterable[str]) -> str | None:
 def batch_tag(batch_id: str) -> str:
     """Tell the tag that finds, in one request, the tasks that a client watches together."""
     return f"dokrun-batch-{batch_id}"
+
+
+class UnknownHandle(OptionError):
+    """A handle, or the beginning of one, that means nothing that is known."""
 
 
 class Handle(NamedTuple):

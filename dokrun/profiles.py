@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import stat
 import sys
 from collections.abc import Mapping
@@ -59,6 +60,50 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
     if mode & (stat.S_IRWXG | stat.S_IRWXO) and any(_has_secret(table) for table in tables.values()):
         raise ConfigError(f"{path} holds secrets and can be read by others; run: chmod 600 '{path}'")
     return tables
+
+
+def write(path: Path, name: str, table: Mapping[str, Any]) -> None:
+    """Put a profile into `config.toml`, or change the one that is there; all that is not said of it stays as it is.
+
+    The file is replaced as a whole, and only its owner can read it.
+
+    Raises:
+        ConfigError: the file is no TOML, or cannot be written.
+    """
+    import tomlkit
+    from tomlkit.exceptions import TOMLKitError
+
+    path = path.resolve()  # it may be a link to where somebody keeps such files
+    try:
+        document = tomlkit.parse(path.read_text(encoding="utf-8")) if path.exists() else tomlkit.document()
+        section: Any = document
+        for part in () if name == DEFAULT else ("profiles", name):
+            section = section.setdefault(part, tomlkit.table(is_super_table=part == "profiles"))
+        _merge(section, table)
+        text = tomlkit.dumps(document)
+        tomllib.loads(text)
+    except (TOMLKitError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        aside.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def _merge(section: Any, table: Mapping[str, Any]) -> None:
+    import tomlkit
+
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            _merge(section.setdefault(key, tomlkit.table()), value)
+        else:
+            section[key] = value
 
 
 def _has_secret(table: Mapping[str, Any]) -> bool:

@@ -74,6 +74,11 @@ class Client:
         self.ssh_keys = resources.SshKeys(self._connection)
         self.notifications = resources.Notifications(self._connection)
 
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is surely ahead of the service's; None until it has answered."""
+        return self._connection.clock_ahead_s
+
     def check_clock(self) -> None:
         """Make sure that this machine's clock is good enough to sign addresses; asks the service the time if it must.
 

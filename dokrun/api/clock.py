@@ -38,6 +38,11 @@ class Skew:
         self._warned = False
 
     @property
+    def ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is surely ahead of the service's; None while nobody knows."""
+        return self._ahead_s
+
+    @property
     def known(self) -> bool:
         """Whether an answer has told the service's time."""
         return self._ahead_s is not None

@@ -98,6 +98,11 @@ class Connection:
         """The service's address, without whatever credentials somebody may have written into it."""
         return redact.url(self._base).rstrip("/")
 
+    @property
+    def clock_ahead_s(self) -> float | None:
+        """By how many seconds this machine's clock is surely ahead of the service's; None while nobody knows."""
+        return self._skew.ahead_s
+
     def check_clock(self) -> None:
         """Make sure that this machine's clock is good enough to sign; asks the service the time if it must.
 

@@ -69,7 +69,7 @@ def cancel(handles: Handles, profile: Profile = None) -> None:
 def _end_calls(engine: Engine, session: Listed, handle: keys.Handle) -> None:
     from dokrun.engine.live import Live
 
-    live = engine.attach(session.session_handle)
+    live = engine.attach(session.handle)
     if isinstance(live, Live):
         live.end_calls(handle)
         told = f"cancelled, if it had not ended before; its session (task {session.task.id}) goes on"

@@ -31,7 +31,7 @@ def find_entry(journal: Journal, text: str) -> Entry:
             raise OptionError(f"{text!r} is not the handle that this machine has written down for that job; not used")
         return found[0]
     if len(handle.job_id) < _WHOLE or not handle.digest:
-        raise OptionError(
+        raise keys.UnknownHandle(
             f"this machine knows no job {text!r} of this account; on another machine give the whole handle, "
             "as future.handle tells it"
         )

@@ -54,6 +54,12 @@ def retry_of(task: Task) -> Retry:
     return Retry(_number(task, protocol.RETRIES), backoff=_number(task, protocol.BACKOFF))
 
 
+def calls_of(task: Task) -> int:
+    """Tell how many calls a task's job has: one if it does not say, and none of its own if it is a session's."""
+    environment = task.containers[0].environment if task.containers else {}
+    return 0 if protocol.SESSION_SHA256 in environment else max(1, _number(task, protocol.CALLS))
+
+
 def chosen_of(task: Task, count: int) -> set[int]:
     """Tell which of a job's calls a task is for; none where that cannot be read."""
     arguments = task.containers[0].command[protocol.CHOSEN_ARGUMENT :] if task.containers else []

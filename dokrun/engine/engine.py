@@ -11,7 +11,7 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,9 @@ from dokrun.engine.attach import find_entry
 from dokrun.engine.gathering import Gathering
 from dokrun.engine.hint import Again, Behind, Hint
 from dokrun.engine.images import Images
-from dokrun.engine.journal import Entry, Journal, Record
+from dokrun.engine.journal import Entry, Journal, Record, Step
 from dokrun.engine.keeping import Keeping
-from dokrun.engine.lines import users_own
+from dokrun.engine.lines import of_call, users_own
 from dokrun.engine.linger import check_lingers, lingering
 from dokrun.engine.link import Link
 from dokrun.engine.listing import Listed
@@ -46,6 +46,7 @@ from dokrun.engine.shell import SHELLS, ShellTask, check_key
 from dokrun.engine.spending import Cost, Spending, billed, costs_since
 from dokrun.engine.stage import COMMAND_BYTES, check_fits
 from dokrun.engine.submit import Submitter, failed_future
+from dokrun.engine.sweep import Unneeded, lifetimes, remove, unneeded
 from dokrun.engine.wanted import Asked, Wanted, token_of
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
@@ -233,6 +234,8 @@ class Engine:
         for segment in (*own, *beside):
             keeping(segment)
         keeping.finish()
+        for segment in (*own, *beside):
+            self._bucket.put(keys.put(segment.sha256), b"")
         pieces, others = ([Piece(it.sha256, it.size) for it in segments] for segments in (own, beside))
         return Put(pieces, type(value).__name__, sorted(serializer.modules), others)
 
@@ -416,6 +419,15 @@ class Engine:
         """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
         return listing.listed(self.client, status)
 
+    def attempts(self, job_id: str) -> list[Listed]:
+        """Tell all tasks of a job, newest first. Raises ApiError."""
+        return list(listing.of_job(self.client, job_id))
+
+    def steps(self, job_id: str) -> Sequence[Step]:
+        """Tell what this machine has written down of a job; nothing if another has made it."""
+        found = self._parts.journal.find(job_id)
+        return found[0].steps if found else ()
+
     def places(self) -> dict[str, Place]:
         """Tell where each of the project's waiting tasks stands in its line, by the task's id. Raises ApiError."""
         return places(self.client.tasks.iterate(status=("waiting", "running")), utc_now())
@@ -428,9 +440,32 @@ class Engine:
         """Yield what a task writes, as it grows, until it has ended. Raises ApiError."""
         return users_own(self.client.tasks.logs(one.task.id))
 
+    def call_logs(self, one: Listed, number: int) -> Iterator[str]:
+        """Yield what one call of a map's task writes, likewise. Raises ApiError."""
+        return of_call(self.client.tasks.logs(one.task.id), number)
+
     def cancel(self, one: Listed) -> bool:
         """End a task. Tells whether there was anything to end. Raises ApiError."""
         return listing.cancel(self.client, self._parts.submitter, one)
+
+    def sweep(
+        self, older_than: timedelta, *, puts: bool = False, dry_run: bool = False
+    ) -> Iterator[tuple[Unneeded, bool]]:
+        """Remove from the bucket what nobody needs, and yield it, with whether it is gone; `dry_run` removes nothing.
+
+        Raises:
+            ConfigError: there is no bucket, or this machine's clock is wrong.
+            ApiError: the service does not tell all tasks; nothing was removed.
+            StorageError: the bucket refused, or gave no answer.
+        """
+        if self._bucket is None:
+            raise ConfigError(f"there is nothing to remove: {config.NO_BUCKET}")
+        self.client.check_clock()
+        # Before the tasks: what is sent meanwhile is not among it.
+        objects = list(self._bucket.stored(keys.all_ours()))
+        jobs = lifetimes(self.listed(), utc_now())
+        found = list(unneeded(objects, jobs, utc_now(), older_than, puts=puts))
+        yield from ((one, False) for one in found) if dry_run else remove(self._bucket, found)
 
     def shell(self, plan: str, image: str | None, limit_s: float, shell: str) -> ShellTask:
         """Make a task with an ssh door, which begins when it is told to.

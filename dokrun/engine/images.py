@@ -33,6 +33,7 @@ NO_REGISTRY = (
     "under [registry] in config.toml, of a registry that you can push to"
 )
 _FINGERPRINT = 40
+_TAG = f"[0-9a-f]{{{_FINGERPRINT}}}"
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,32 @@ class Images:
 
     def _credentials(self, host: str) -> Credentials | None:
         return credentials_of(self._settings, host, self._environ)
+
+
+def ready_image(settings: Settings, image: Image | str | None) -> Ready:
+    """Make an image ready for the account of some settings: look it up, build and push it if nobody has.
+
+    Raises:
+        ImageError: it cannot be found, built, kept or pulled.
+        VersionMismatch: its Python cannot read what this one pickles.
+    """
+    with Client(settings.access_token, settings.access_token_secret, base_url=settings.api_url) as client:
+        return Images(settings, client).ready(image)
+
+
+def built(settings: Settings) -> list[str]:
+    """Tell the images that dokrun has built and pushed to the configured registry, by their names.
+
+    Raises:
+        ConfigError: none is configured.
+        ImageError: it refused, or gave no answer.
+    """
+    if settings.registry is None:
+        raise errors.ConfigError(NO_REGISTRY)
+    reference = Reference.parse(f"{settings.registry.name}/dokrun")
+    with closing(Registry(lambda host: credentials_of(settings, host))) as registry:
+        tags = registry.tags(reference)
+    return [f"{reference.host}/{reference.repository}:{tag}" for tag in tags if re.fullmatch(_TAG, tag)]
 
 
 def default_image() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from dokrun import errors, keys
 from dokrun.api import Client
 from dokrun.api.models import Task
-from dokrun.engine.definition import Identity, attempt_of, digest
+from dokrun.engine.definition import Identity, attempt_of, calls_of, digest
 from dokrun.engine.submit import Submitter
 
 _NAMED = 5
@@ -25,17 +25,24 @@ class Listed:
     @property
     def handle(self) -> str:
         """What `dok.attach` takes: it is as good as the service's word about this task."""
-        return str(keys.Handle(self.name, self.job_id, digest(self.task)))
+        return str(keys.Handle(self.name, self.job_id, digest(self.task), calls=self.calls))
 
     @property
-    def session_handle(self) -> str:
-        """The same, of a session's task."""
-        return str(keys.Handle(self.name, self.job_id, digest(self.task), calls=0))
+    def calls(self) -> int:
+        """How many calls the job has; none of its own if it is a session's."""
+        return calls_of(self.task)
 
     @property
     def short_handle(self) -> str:
-        """Its beginning, which `dokrun logs` and `dokrun cancel` take."""
+        """Its beginning, which every command takes."""
         return keys.Handle(self.name, self.job_id, "").short
+
+
+def of_job(client: Client, job_id: str) -> Iterator[Listed]:
+    """Yield the tasks of one job, newest first. Raises ApiError."""
+    for task in client.tasks.iterate(tag=keys.job_tag(job_id)):
+        if keys.job_of(task.tags) == job_id:
+            yield Listed(task, task.name.removesuffix(f"-{job_id[:6]}"), job_id)
 
 
 def listed(client: Client, status: str | None = None) -> Iterator[Listed]:
@@ -54,7 +61,8 @@ def find(client: Client, text: str) -> Listed:
     """Tell the last task of the job that a handle, its beginning, or a task's id means; of a call, its session's.
 
     Raises:
-        OptionError: there is none, or there are several jobs.
+        UnknownHandle: there is none.
+        OptionError: there are several jobs.
         ApiError: the service refused or did not answer.
     """
     handle = keys.read_handle(text)
@@ -67,7 +75,7 @@ def find(client: Client, text: str) -> Listed:
             found.setdefault(one.job_id, one)
     if not found:
         digits = "" if handle else "; a handle takes four digits of a job's id at least, as in train-7f3a"
-        raise errors.OptionError(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are{digits}")
+        raise keys.UnknownHandle(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are{digits}")
     if len(found) > 1:
         known = ", ".join(one.short_handle for one in list(found.values())[:_NAMED])
         raise errors.OptionError(f"{text!r} is the beginning of several: {known}")

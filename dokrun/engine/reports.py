@@ -73,10 +73,13 @@ class NoOutcome(Exception):
 Numbered = Iterator[tuple[int, Outcome]]
 
 
-def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -> Numbered:
+def read_outcomes(
+    expected: Expected, task: Task, folder: Path, keep_in: Path, *, reader: type[Reader] | None = None
+) -> Numbered:
     """Read what became of each call, from the own files of an artifact, in any order; never raises for one call.
 
-    What was verified but cannot be opened here is kept below `keep_in`, and named in the call's error.
+    What was verified but cannot be opened here is kept below `keep_in`, and named in the call's error. The `reader` is
+    what opens reports that are verified, in place of the usual one.
 
     Raises:
         NoOutcome: there is no outcome of dokrun's, or one that says that another task has the claim.
@@ -108,7 +111,7 @@ def read_outcomes(expected: Expected, task: Task, folder: Path, keep_in: Path) -
         message = "the artifact holds the outcome of another job, or of another attempt; it was not opened"
         forged = errors.Tampered(message, ran="maybe", task_id=task.id)
         return ((number, Outcome(error=forged)) for number in expected.calls)
-    return _read_all(told, Reader(expected, keep_in, task), folder)
+    return _read_all(told, (reader or Reader)(expected, keep_in, task), folder)
 
 
 class _Told(NamedTuple):

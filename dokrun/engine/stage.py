@@ -132,6 +132,8 @@ def _environment(job: Job, attempt: Attempt) -> dict[str, str]:
         protocol.JOB_ID: job.id,
         protocol.ATTEMPT: str(attempt.number),
     }
+    if job.calls > 1:
+        environment[protocol.CALLS] = str(job.calls)
     if job.retry.times:
         environment |= {
             protocol.RETRIES: str(job.retry.times),

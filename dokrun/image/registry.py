@@ -15,6 +15,9 @@ from dokrun.image.reference import DIGEST, Reference
 # DOK's machines have no other.
 _PLATFORM = ("linux", "amd64")
 
+# As many as most registries tell at once.
+_TAGS_AT_ONCE = 100
+
 T = TypeVar("T")
 
 
@@ -31,6 +34,10 @@ class _Descriptor(msgspec.Struct):
 class _Manifest(msgspec.Struct):
     config: _Descriptor | None = None
     manifests: list[_Descriptor] | None = None
+
+
+class _Tags(msgspec.Struct):
+    tags: list[str] | None = None
 
 
 class _Environment(msgspec.Struct):
@@ -96,6 +103,24 @@ class Registry(Connection):
         variables = (configuration.config or _Environment()).variables or []
         return dict(variable.partition("=")[::2] for variable in variables).get("PYTHON_VERSION", "")
 
+    def tags(self, reference: Reference) -> list[str]:
+        """Tell the tags of an image's repository; none where there is no such repository.
+
+        Raises:
+            RegistryError: the registry refused, or gave no answer.
+        """
+        self.begin()
+        found: dict[str, None] = {}
+        last = ""
+        while True:
+            path = f"tags/list?n={_TAGS_AT_ONCE}" + (f"&last={last}" if last else "")
+            page = self.ask("GET", reference, path, lambda answer: _page(answer, reference))
+            fresh = [] if page is None else [tag for tag in page.tags if tag not in found]
+            found.update(dict.fromkeys(fresh))
+            if page is None or not page.goes_on or not fresh:
+                return list(found)
+            last = fresh[-1]
+
     def _content(self, reference: Reference, kind: str, digest: str, type_: type[T]) -> T | None:
         found = self._get(reference, f"{kind}/{digest}", digest, type_)
         return None if found is None else found.content
@@ -110,6 +135,18 @@ class Registry(Connection):
             return _Found(found, decode(answer.body, type_, reference))
 
         return self.ask("GET", reference, path, read)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Some tags, and whether more follow."""
+
+    tags: list[str]
+    goes_on: bool
+
+
+def _page(answer: Answer, reference: Reference) -> _Page:
+    return _Page(decode(answer.body, _Tags, reference).tags or [], "Link" in answer.headers)
 
 
 def _manifest_path(reference: Reference) -> str:

@@ -158,6 +158,18 @@ def _not_serializable(what: str, parts: Any, error: Exception) -> NotSerializabl
     return NotSerializable(f"{what.rstrip(':')}: {_message(error)}")
 
 
+def plain_pickle(value: Any) -> bytes:
+    """Pickle a value into one piece, for a file that `pickle.load` reads.
+
+    Raises:
+        NotSerializable: it cannot be pickled.
+    """
+    try:
+        return bytes(cloudpickle.dumps(value, protocol=5))
+    except Exception as error:
+        raise NotSerializable(f"the value cannot be pickled: {_message(error)}") from error
+
+
 def _deepest(path: str, value: Any, reason: str, depth: int, budget: Iterator[int]) -> tuple[str, str]:
     if depth == 0:
         return path, reason

@@ -7,6 +7,7 @@ The way through the container:
                                                          there where not all are to be run: a bit for each, compressed
     environment  DOKRUN_PAYLOAD_SHA256, …_SIZE           the payload, an envelope, is verified before anything is read
                  DOKRUN_JOB_ID, DOKRUN_ATTEMPT           whose claim is to be taken
+                 DOKRUN_CALLS                            how many calls the job has, where it is a map's
                  DOKRUN_RETRIES, DOKRUN_BACKOFF_S        how many more attempts there may be, after what pause
                  DOKRUN_LIMIT_S                          for how many seconds somebody pays at most, if that was said
                  DOKRUN_CHECKPOINT_SHA256, …_SIZE        the files that a former attempt has saved, if there are any
@@ -75,6 +76,8 @@ CHECKPOINT_SIZE = "DOKRUN_CHECKPOINT_SIZE"
 CHECKPOINT_VARIABLES = (CHECKPOINT_SHA256, CHECKPOINT_SIZE)
 JOB_ID = "DOKRUN_JOB_ID"
 ATTEMPT = "DOKRUN_ATTEMPT"
+# How many calls the job has, where it has not just one, for whoever attaches.
+CALLS = "DOKRUN_CALLS"
 # How many more attempts there may be after the first, and how long is waited for the second, for whoever attaches.
 RETRIES = "DOKRUN_RETRIES"
 BACKOFF = "DOKRUN_BACKOFF_S"

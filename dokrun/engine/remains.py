@@ -1,0 +1,185 @@
+"""What a task has left, fetched once: the user's files, and what its manifest vouches for, which is not unpickled here.
+
+A value comes out as a plain pickle: its buffers, which travel beside it, are put where the pickle refers to them. So
+what a function has returned can be kept on a machine that has none of its libraries.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import pickletools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dokrun import errors
+from dokrun.api import Client
+from dokrun.api.models import Artifact, Task
+from dokrun.artifact import ArtifactFile
+from dokrun.engine.archive import ArchiveError, extract_files, extract_own
+from dokrun.engine.definition import attempt_of
+from dokrun.engine.members import Content
+from dokrun.engine.reports import Expected, Outcome, Reader, read_outcomes
+from dokrun.shim import protocol
+from dokrun.shim.envelope import Buffer, EnvelopeError, Segment, unpack_all
+
+_FRAME, _NEXT_BUFFER, _BYTES = "FRAME", "NEXT_BUFFER", b"\x96"
+_FRAME_BYTES = 9
+_MOST_CALLS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What became of a call: its `kind` is value, exception or failure; the first two have a pickle, as it came.
+
+    `message` is the exception's text, or the failure's; `ran` tells whether the function did.
+    """
+
+    kind: str
+    pickle: Sequence[Buffer] = ()
+    message: str = ""
+    traceback: str = ""
+    ran: str = "yes"
+
+
+@dataclass(frozen=True)
+class Remains:
+    """A task's artifact, which lies here for a while; for `artifact.download` too."""
+
+    archive: Path
+    own: Path
+    content: Content
+
+    @property
+    def files(self) -> Sequence[ArtifactFile]:
+        """The user's files."""
+        return self.content.files
+
+    def download(self, names: Sequence[str], folder: Path) -> None:
+        """Write some of the user's files into a folder, which is new. Raises InvalidAnswer and OSError."""
+        try:
+            extract_files(self.archive, self.content, folder, set(names))
+        except ArchiveError as error:
+            raise _broken(error) from error
+
+    def calls(self, task: Task, job_id: str, name: str) -> Iterator[tuple[int, Kept]]:
+        """Yield what became of the job's calls that the manifest speaks of, verified, by their numbers.
+
+        Raises:
+            NoOutcome: there is no outcome of dokrun's.
+        """
+        expected = Expected(job_id, attempt_of(task), name, _numbers(self.own))
+        for number, outcome in read_outcomes(expected, task, self.own, self.own, reader=_Keeper):
+            if not outcome.unnamed:
+                yield number, _kept(outcome)
+
+
+@contextmanager
+def fetched(client: Client, artifact: Artifact) -> Iterator[Remains]:
+    """Fetch a task's artifact; leaving the block removes it.
+
+    Raises:
+        ApiError: the service refused, or did not answer; or what came is no archive.
+        DiskError: this machine could not write it.
+    """
+    with tempfile.TemporaryDirectory(prefix="dokrun-") as aside:
+        own = Path(aside, "own")
+        try:
+            own.mkdir()
+            archive = client.artifacts.download(artifact.id, Path(aside, "artifact.tar.gz"))
+            content = extract_own(archive, own)
+        except ArchiveError as error:
+            raise _broken(error) from error
+        except OSError as error:
+            raise errors.DiskError(
+                f"the artifact cannot be written below {tempfile.gettempdir()} ({error.strerror}); make room there, or "
+                "set TMPDIR",
+                folder=tempfile.gettempdir(),
+            ) from error
+        yield Remains(archive, own, content)
+
+
+def kept_in(client: Client, task: Task) -> Artifact | None:
+    """Tell a task's artifact as long as it can be fetched; None where there is none, or its time is over."""
+    artifact = task.artifact or next(iter(client.artifacts.list(task=task.id).results), None)
+    return None if artifact is None or artifact.deleted_at is not None else artifact
+
+
+def in_band(buffers: Sequence[Buffer]) -> Iterator[bytes | memoryview]:
+    """Yield the parts of one plain pickle of a value: its pickle, with its buffers where it refers to them.
+
+    Raises:
+        ValueError: it is no pickle, or refers to a buffer that is not there.
+    """
+    pickled, rest = memoryview(buffers[0]).cast("B"), iter(buffers[1:])
+    start = 0
+    if len(buffers) == 1:
+        yield pickled
+        return
+    for opcode, _, at in pickletools.genops(bytes(pickled)):
+        if opcode.name not in (_FRAME, _NEXT_BUFFER) or at is None:
+            continue
+        yield pickled[start:at]
+        # A frame's size would be another; without it the pickle is read all the same.
+        start = at + (_FRAME_BYTES if opcode.name == _FRAME else 1)
+        if opcode.name == _NEXT_BUFFER:
+            buffer = next(rest, None)
+            if buffer is None:
+                raise ValueError("a part of it is missing")
+            view = memoryview(buffer).cast("B")
+            yield _BYTES + view.nbytes.to_bytes(8, "little")
+            yield view
+    yield pickled[start:]
+
+
+class _Keeper(Reader):
+    """Reads reports without unpickling anything: what it makes of one is a `Kept` in place of the value."""
+
+    def outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
+        kind = header["kind"]
+        if kind == "failure":
+            return self.failed(header["failure"])
+        numbers = header.get("value") or header.get("exception") or []
+        buffers = [data for number in numbers if (data := segments[number].data) is not None]
+        if len(buffers) != len(numbers):
+            raise EnvelopeError("a part of it is missing")
+        told = {key: str(header[key]) for key in ("message", "traceback") if key in header}
+        return Outcome(value=Kept(str(kind), buffers, **told))
+
+
+def _numbers(own: Path) -> set[int]:
+    """Tell which calls a task's own files speak of; whether that is true is seen when they are read."""
+    numbers: set[int] = set()
+    try:
+        for first, end in (entry["calls"] for entry in json.loads((own / protocol.MANIFEST).read_bytes())["calls"]):
+            numbers.update(range(int(first), min(int(end), int(first) + _MOST_CALLS)))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return numbers  # which is told when it is read
+    for path in (own / protocol.REPORTS_DIR).glob("*"):
+        try:
+            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                numbers.update(int(header["call"]) for _, header, _ in _envelopes(data))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return numbers
+
+
+def _envelopes(data: mmap.mmap) -> Iterator[tuple[int, dict[str, Any], list[Segment]]]:
+    with memoryview(data) as view:
+        yield from unpack_all(view)
+
+
+def _kept(outcome: Outcome) -> Kept:
+    if isinstance(outcome.value, Kept):
+        return outcome.value
+    error = outcome.error
+    ran = error.ran if isinstance(error, errors.CallFailed) else "maybe"
+    return Kept("failure", message=str(error.args[0]) if error is not None and error.args else "", ran=ran)
+
+
+def _broken(error: ArchiveError) -> errors.InvalidAnswer:
+    return errors.InvalidAnswer(f"the artifact cannot be read: {error}")
