@@ -193,7 +193,7 @@ def test_what_is_too_large_is_listed_and_then_refused(project: Path) -> None:
         file.truncate(26 << 20)
     done = explain(project, "kit/job.py:go")
     assert "kit/data.bin" in done.stdout
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("dokrun: your files that would go along are 26.0 MiB")
 
 
@@ -212,9 +212,9 @@ def test_what_is_too_large_is_listed_and_then_refused(project: Path) -> None:
         ("app/leaves.py:train", "app/leaves.py cannot be imported: SystemExit"),
     ],
 )
-def test_a_mistake_is_a_line_with_its_page_and_exit_status_1(project: Path, target: str, said: str) -> None:
+def test_a_mistake_is_a_line_with_its_page_and_exit_status_2(project: Path, target: str, said: str) -> None:
     done = explain(project, target)
-    assert (done.stdout, done.returncode) == ("", 1), done.stderr
+    assert (done.stdout, done.returncode) == ("", 2), done.stderr
     assert said in done.stderr
     assert done.stderr.startswith("dokrun: ")
     assert done.stderr.count("\n") == 2

@@ -158,7 +158,7 @@ def test_what_another_process_called_on_the_built_in_profile_is_said_to_be_gone(
     for command in ("ls", "logs", "cancel"):
         arguments = [] if command == "ls" else [handle]
         done = run(Path(sys.executable).with_name("dokrun"), command, *arguments)
-        assert done.returncode == 1
+        assert done.returncode == 2
         assert done.stderr.startswith("dokrun: on the profile local a script's tasks live in its own process")
 
 

@@ -724,7 +724,7 @@ def test_without_a_terminal_it_is_said_how_to_pipe_the_password(told: pytest.Mon
         start_new_session=True,
         check=False,
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "no terminal" in done.stderr
     assert "dokrun registry add r.example --username NAME --password-stdin" in done.stderr
     assert "Aborted" not in done.stdout + done.stderr

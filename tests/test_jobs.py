@@ -96,7 +96,7 @@ def test_logs_and_cancel_take_a_beginning_a_whole_handle_or_a_tasks_id_without_t
 def test_cancel_takes_several_and_ends_none_where_one_is_not_found(place: Place) -> None:
     handles = [abandoned(place), abandoned(place, until=lambda: len(place.tasks()) == 2)]
     missed = place.dokrun("cancel", handles[0], "job-9999")
-    assert (missed.returncode, missed.stdout) == (1, "")
+    assert (missed.returncode, missed.stdout) == (3, "")
     assert [task.ended for task in place.tasks()] == [False, False]
     done = place.dokrun("cancel", *map(keys.shortened, handles))
     assert (done.returncode, done.stdout.count(": cancelled\n")) == (0, 2), done.stderr
@@ -118,13 +118,13 @@ def test_what_no_task_or_several_bear_is_told_in_a_line(place: Place, command: s
         for character in "01":
             tags = [keys.OURS, keys.job_tag("abcd" + character * 28)]
             client.tasks.create(msgspec.structs.replace(request("pass"), tags=tags, name="job-abcd"))
-    for meant, told in (
-        ("job-9999", "there is no task 'job-9999' of dokrun's; dokrun ls tells which there are\n"),
-        ("job", "; a handle takes four digits of a job's id at least, as in train-7f3a"),
-        ("abcd", "'abcd' is the beginning of several"),
+    for meant, status, told in (
+        ("job-9999", 3, "there is no task 'job-9999' of dokrun's; dokrun ls tells which there are\n"),
+        ("job", 3, "; a handle takes four digits of a job's id at least, as in train-7f3a"),
+        ("abcd", 2, "'abcd' is the beginning of several"),
     ):
         done = place.dokrun(command, meant)
-        assert done.returncode == 1
+        assert done.returncode == status
         assert told in done.stderr
         assert "Traceback" not in done.stderr
 

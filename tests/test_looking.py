@@ -23,7 +23,7 @@ def test_a_script_that_calls_when_it_is_imported_is_told_what_to_write_and_sends
     script = place.folder / "script.py"
     script.write_text(textwrap.dedent(SCRIPT.format("")))
     done = place.dokrun("explain", f"{script}:add")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "add() is called when the file is imported" in done.stderr
     assert """put the call below `if __name__ == "__main__":`""" in done.stderr
     assert (place.posts(), place.tasks()) == (0, [])

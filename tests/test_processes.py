@@ -214,7 +214,7 @@ def test_every_public_name_can_be_had_and_is_listed(tmp_path: Path) -> None:
         (["--version"], "0.1.0", 0),
         (["plans"], "h100-80gb", 0),
         (["config", "show"], "nothing else is configured", 0),
-        (["plans", "--profile", "wrk"], "there is no profile 'wrk' (profile=); known are local", 1),
+        (["plans", "--profile", "wrk"], "there is no profile 'wrk' (profile=); known are local", 2),
     ],
 )
 def test_the_command_line_tells_plans_and_settings(

@@ -5,7 +5,6 @@ What talks to DOK is loaded when it is needed: the other commands are to begin a
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from dokrun.cli.jobs import Profile, engine_of
-from dokrun.cli.tables import show
+from dokrun.cli import render
+from dokrun.cli.opened import engine_of
+from dokrun.cli.parameters import Json, Profile
 from dokrun.cost import JST, utc_now
 from dokrun.errors import ApiError
 
@@ -30,12 +30,13 @@ def cost(
         Optional[datetime],  # noqa: UP045 - typer reads it at run time
         typer.Option(formats=["%Y-%m-%d"], help="From which day on, in place of that."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For other programs.")] = False,  # noqa: FBT002 - it is named
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
-    """Tell what tasks cost, by day in Japan, function and plan, at today's prices; and what DOK has billed.
+    """Tell what tasks cost, by day in Japan, function and plan, and what DOK has billed.
 
-    Tasks count on the day that they end on, those that run on today. What DOK has billed is all of the project's.
+    They cost today's prices. Tasks count on the day that they end on, those that run on today. What DOK has
+    billed is all of the project's.
     """
     first = utc_now().astimezone(JST).date() - timedelta(days=days - 1)
     if since is not None:
@@ -49,11 +50,13 @@ def cost(
     total = sum((each.yen for each in costs), Decimal(0))
     if as_json:
         told = {"since": first, "costs": list(map(asdict, costs)), "yen": total, "billed_yen": billed}
-        print(json.dumps(told, default=str, indent=2))
+        render.show_json(told)
         return
-    show((*_NAMES, *_NUMBERS), map(_row, costs), numbers=_NUMBERS)
-    print(f"¥{total:.2f} since {first}: tasks that dokrun has made, at today's prices")
-    print(_bill(billed, total, problem))
+    tail = [
+        f"¥{total:.2f} since {first}: tasks that dokrun has made, at today's prices",
+        _bill(billed, total, problem),
+    ]
+    render.table(map(_row, costs), (*_NAMES, *_NUMBERS), as_json=False, numbers=_NUMBERS, tail=tail)
 
 
 def _bill(billed: Decimal | None, total: Decimal, problem: str) -> str:
@@ -65,5 +68,5 @@ def _bill(billed: Decimal | None, total: Decimal, problem: str) -> str:
     return f"¥{billed:.2f} billed by DOK for these days{beyond}"
 
 
-def _row(each: Cost) -> tuple[str, ...]:
-    return str(each.day), each.function, each.plan, str(each.tasks), f"{each.seconds:.0f}", f"{each.yen:.2f}"
+def _row(each: Cost) -> render.Row:
+    return {**asdict(each), "seconds": f"{each.seconds:.0f}", "yen": f"{each.yen:.2f}"}

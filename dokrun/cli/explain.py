@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from dokrun.cli import pages
+from dokrun.cli.parameters import Json, Profile
 
 
 class Language(str, Enum):
@@ -28,16 +29,17 @@ def explain(
         Optional[Language],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="The language of an error's page; that of the terminal if nothing is said."),
     ] = None,
-    profile: Annotated[Optional[str], typer.Option(help="Whose defaults, in place of the one that is chosen.")] = None,  # noqa: UP045 - typer reads it at run time
+    as_json: Json = False,  # noqa: FBT002 - it is named
+    profile: Profile = None,
 ) -> None:
     """Tell what an error means and what to do; or list the files that would go along with a function, and why.
 
     The files come largest first. To find them, the script is imported; nothing is sent.
     """
     if all(part.isidentifier() for part in target.split(".")) and not target.endswith(".py"):
-        pages.show(target, lang.value if lang else pages.language())
+        pages.show(target, lang.value if lang else pages.language(), as_json=as_json)
         return
     # It loads what makes payloads, which no page needs.
     from dokrun.cli import along
 
-    along.show(target, profile)
+    along.show(target, profile, as_json=as_json)

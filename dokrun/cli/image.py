@@ -7,15 +7,47 @@ from typing import Annotated
 
 import typer
 
+from dokrun.cli import render
+from dokrun.cli.groups import group
+from dokrun.cli.opened import settings_of
+from dokrun.cli.parameters import Json, Profile
 from dokrun.errors import ConfigError
-from dokrun.payload import shim
 
-app = typer.Typer(help="The images that tasks run in.", no_args_is_help=True)
+app = group("The images that tasks run in.")
 
 
-@app.callback()
-def options() -> None:
-    """Keep `shim` a command of its own, however few there are."""
+@app.command("build")
+def build(
+    target: Annotated[str, typer.Argument(metavar="FILE:FUNCTION", help="As in script.py:train.")],
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Make the image of a function ready: look it up, or build and push it; and print its name.
+
+    Where it has been built before nothing is built. The builder's own words go to standard error.
+    """
+    from dokrun.cli.target import find
+
+    found = find(target)
+    own = found.function._options  # noqa: SLF001 - they are told to whoever sends a call, and this sends none
+    settings = settings_of(profile or own.profile)
+    from dokrun.engine.images import ready_image
+
+    ready = ready_image(settings, own.over(settings.defaults).image)
+    if as_json:
+        told = {"image": ready.reference, "registry": ready.registry_id, "python": ready.python}
+        render.show_json(told)
+    else:
+        print(ready.reference)
+
+
+@app.command("ls")
+def list_images(as_json: Json = False, profile: Profile = None) -> None:
+    """List the images that dokrun has built and pushed to the registry that is configured."""
+    from dokrun.engine.images import built
+
+    rows = [{"image": each} for each in built(settings_of(profile))]
+    render.table(rows, ("image",), as_json=as_json)
 
 
 @app.command("shim")
@@ -23,6 +55,8 @@ def write_shim(
     path: Annotated[Path, typer.Argument(help="Where to write it; an image has it as /opt/dokrun/shim.pyz.")],
 ) -> None:
     """Write shim.pyz, for an image that shall have it baked in."""
+    from dokrun.payload import shim
+
     ready = shim.build()
     try:
         path.write_bytes(ready.data)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from importlib.resources import files
 
 from dokrun import errors
+from dokrun.cli import render
 from dokrun.errors import OptionError, suggest
 
 
@@ -22,14 +22,18 @@ def page(name: str, lang: str) -> str:
     return (files("dokrun") / "pages" / lang / f"{name}.md").read_text(encoding="utf-8")
 
 
-def show(target: str, lang: str) -> None:
+def show(target: str, lang: str, *, as_json: bool) -> None:
     """Print a page: drawn in a terminal, else as it stands.
 
     Raises:
         OptionError: there is no such error.
     """
-    text = page(_named(target), lang)
-    if not sys.stdout.isatty():
+    name = _named(target)
+    text = page(name, lang)
+    if as_json:
+        render.show_json({"error": name, "language": lang, "page": text})
+        return
+    if not render.is_terminal():
         print(text, end="")
         return
     from rich.console import Console

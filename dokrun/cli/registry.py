@@ -9,37 +9,76 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from dokrun import config, errors
+from dokrun import errors
+from dokrun.cli import render
+from dokrun.cli.groups import group
+from dokrun.cli.opened import client_of, settings_of, whole_id
+from dokrun.cli.parameters import Id, Json, Profile
 from dokrun.config import Settings
 from dokrun.secret import Secret
 
 if TYPE_CHECKING:
     from dokrun.api import Client
+    from dokrun.api.models import Registry
     from dokrun.image.credentials import Credentials
 
-registry = typer.Typer(help="Credentials for private images, which DOK keeps.", no_args_is_help=True)
-
-Profile = Annotated[Optional[str], typer.Option(help="Whose account, in place of the one that is chosen.")]  # noqa: UP045 - typer reads it at run time
+registry = group("Credentials for private images, which DOK keeps.")
 
 
 @registry.command("list")
-def list_registries(profile: Profile = None) -> None:
+def list_registries(as_json: Json = False, profile: Profile = None) -> None:
     """List the registries that DOK has credentials for. It never tells a password."""
-    table = Table("host", "username", "id")
-    with _client(config.load(profile)) as client:
-        for one in client.registries.iterate():
-            table.add_row(one.hostname, one.username, one.id)
-    Console().print(table)
+    with client_of(profile) as client:
+        rows = [_row(one) for one in client.registries.iterate()]
+    render.table(rows, ("host", "username", "id"), as_json=as_json)
+
+
+@registry.command("show")
+def show(identity: Id, as_json: Json = False, profile: Profile = None) -> None:
+    """Tell one registry."""
+    with client_of(profile) as client:
+        render.facts(_row(client.registries.get(_whole(client, identity))), as_json=as_json)
+
+
+@registry.command("update")
+def update(
+    identity: Id,
+    host: Annotated[Optional[str], typer.Option(help="The registry's host, if it is another.")] = None,  # noqa: UP045 - typer reads it at run time
+    username: Annotated[Optional[str], typer.Option(help="The username, if it is another.")] = None,  # noqa: UP045 - typer reads it at run time
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password there.")] = False,
+    as_json: Json = False,
+    profile: Profile = None,
+) -> None:
+    """Replace what DOK keeps of a registry; the password must be given anew, since DOK never tells it."""
+    from dokrun.api.models import RegistryRequest
+    from dokrun.image.reference import host_of
+
+    with client_of(profile) as client:
+        former = client.registries.get(_whole(client, identity))
+        kept = host_of(host) if host else former.hostname
+        if password_stdin:
+            password = _not_empty(sys.stdin.readline().rstrip("\r\n"))
+        else:
+            password = _not_empty(_typed("Password", kept, hidden=True))
+        request = RegistryRequest(kept, username or former.username, password.reveal())
+        render.facts(_row(client.registries.update(former.id, request)), as_json=as_json)
+
+
+@registry.command("delete")
+def delete(identity: Id, profile: Profile = None) -> None:
+    """Have DOK forget a registry's credentials; tasks that wait for one of its images will fail."""
+    with client_of(profile) as client:
+        whole = _whole(client, identity)
+        client.registries.delete(whole)
+    print(f"registry {whole}: deleted")
 
 
 @registry.command()
 def add(
     host: Annotated[str, typer.Argument(help="The registry's host, with its port if it has one.")],
     username: Annotated[Optional[str], typer.Option(help="In place of the one that is configured.")] = None,  # noqa: UP045 - typer reads it at run time
-    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password there.")] = False,  # noqa: FBT002 - it is named
+    password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password there.")] = False,
     profile: Profile = None,
 ) -> None:
     """Have DOK keep the credentials for a registry: those of DOKRUN_REGISTRY, else Docker's, else what you type."""
@@ -47,19 +86,26 @@ def add(
     from dokrun.image.reference import host_of
 
     host = host_of(host)
-    settings = config.load(profile)
+    settings = settings_of(profile)
     credentials = _credentials(settings, host, username, password_stdin=password_stdin)
-    with _client(settings) as client:
+    with client_of(profile) as client:
         stored, was_known = registries.store(client, host, credentials)
     done = "has new credentials" if was_known else "keeps the credentials"
     print(f"DOK {done} of {stored.username} for {stored.hostname} (id {stored.id})")
 
 
-def _client(settings: Settings) -> Client:
-    from dokrun.api import Client
+def _whole(client: Client, text: str) -> str:
+    return whole_id("registry", text, client.registries.iterate())
 
-    settings = config.connect(settings)
-    return Client(settings.access_token, settings.access_token_secret, base_url=settings.api_url)
+
+def _row(one: Registry) -> render.Row:
+    return {
+        "id": one.id,
+        "host": one.hostname,
+        "username": one.username,
+        "created": one.created_at,
+        "updated": one.updated_at,
+    }
 
 
 def _credentials(settings: Settings, host: str, username: str | None, *, password_stdin: bool) -> Credentials:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from dokrun.cli.jobs import Profile, engine_of
+from dokrun.cli.opened import engine_of
+from dokrun.cli.parameters import Profile
 from dokrun.errors import ApiError, ConfigError, OptionError
 from dokrun.options import seconds
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from dokrun.engine.shell import Door, ShellTask
 
 
-def shell(  # noqa: PLR0917 - typer names all but the first
+def shell(
     handle: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
         typer.Argument(help="A task that runs and has an ssh door: its handle, the beginning of that, or its id."),
@@ -32,7 +33,10 @@ def shell(  # noqa: PLR0917 - typer names all but the first
     program: Annotated[str, typer.Option("--shell", help="Which shell it has.")] = "/bin/bash",
     profile: Profile = None,
 ) -> None:
-    """Open a shell in a container: of a task that runs, or of a new one, which ends when the shell does."""
+    """Open a shell in a container: of a task that runs, or of a new one.
+
+    A new one ends when the shell does.
+    """
     ssh = shutil.which("ssh")
     if ssh is None:
         raise ConfigError("there is no ssh on this machine; install OpenSSH's client")

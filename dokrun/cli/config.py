@@ -1,0 +1,35 @@
+"""`dokrun config`: what dokrun is told, and by what."""
+
+from __future__ import annotations
+
+from dokrun import config, redact
+from dokrun.cli import render
+from dokrun.cli.groups import group
+from dokrun.cli.parameters import Json, Profile
+
+app = group("What dokrun is told.")
+
+
+@app.command("show")
+def show(as_json: Json = False, profile: Profile = None) -> None:
+    """Tell which settings are used, and where they came from. Secrets are not shown."""
+    settings = config.load(profile)
+    rows: list[render.Row] = []
+
+    def tell(setting: str, value: object, where: str = "") -> None:
+        rows.append({"setting": setting, "value": value, "from": where})
+
+    tell("profile", settings.profile, settings.source["profile"])
+    if settings.profile != config.LOCAL:
+        tell("api_url", redact.url(settings.api_url), settings.source["api_url"])
+        tell("access_token", "…", settings.source["access_token"])
+        for table_name, keys in (("bucket", ("name", "endpoint_url", "region")), ("registry", ("name", "username"))):
+            for key in keys:
+                value = getattr(getattr(settings, table_name), key, None)
+                value = redact.url(value) if value and key == "endpoint_url" else value
+                tell(f"{table_name}.{key}", value or "not set", settings.source.get(f"{table_name}.{key}", ""))
+        if settings.budget_yen_per_day is not None:
+            tell("budget_yen_per_day", settings.budget_yen_per_day, settings.source["budget_yen_per_day"])
+    tell("state_dir", str(settings.state_dir))
+    tell("config_file", str(config.config_file()))
+    render.table(rows, ("setting", "value", "from"), as_json=as_json)
