@@ -213,6 +213,7 @@ def test_run_calls_a_function_with_what_stands_behind_it(place: Place, script: P
 def test_nothing_is_sent_by_a_rehearsal_a_quote_or_a_mistake(place: Place, script: Path, tmp_path: Path) -> None:
     done = place.dokrun("run", "--rehearse", "-o", str(tmp_path / "value"), f"{script}:train", "--epochs=2")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    assert "training 2\n" in done.stderr
     assert pickle.loads((tmp_path / "value").read_bytes())["epochs"] == 2
     broken = place.dokrun("run", "--rehearse", f"{script}:fails")
     assert (broken.returncode, "fails raised ValueError: boom" in broken.stderr) == (4, True)

@@ -122,7 +122,7 @@ def rescue(
         f"{counts['saved']} saved, {counts['there']} saved before, {counts['gone']} with nothing left, "
         f"{counts['failed']} failed{unfinished}"
     )
-    if counts["failed"]:
+    if counts["failed"] or any(each.unreadable for each in told):
         raise typer.Exit(Status.FAILED)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -127,7 +128,9 @@ def _with(function: RemoteFunction[..., Any], **options: Any) -> RemoteFunction[
 
 def _rehearsed(function: RemoteFunction[..., Any], given: Arguments) -> Any:
     try:
-        return function.rehearse(*given.args, **given.kwargs)
+        # As of a real call, what it prints is the log, and the output is the result's.
+        with contextlib.redirect_stdout(sys.stderr):
+            return function.rehearse(*given.args, **given.kwargs)
     except DokrunError:
         raise
     except Exception as error:  # noqa: BLE001 - it is the function's own

@@ -30,11 +30,14 @@ from dokrun.shim.envelope import Buffer, EnvelopeError, Segment, unpack_all
 _FRAME, _NEXT_BUFFER, _BYTES = "FRAME", "NEXT_BUFFER", b"\x96"
 _FRAME_BYTES = 9
 _MOST_CALLS = 1_000_000
+_UNREADABLE = (errors.Tampered, errors.VersionMismatch, errors.ResultNotFetched)
 
 
 @dataclass(frozen=True)
 class Kept:
-    """What became of a call: its `kind` is value, exception or failure; the first two have a pickle, as it came.
+    """What became of a call: its `kind` is value, exception, failure or unreadable; the first two have a pickle.
+
+    What cannot be verified, or was written by another version, is unreadable.
 
     `message` is the exception's text, or the failure's; `ran` tells whether the function did.
     """
@@ -178,7 +181,8 @@ def _kept(outcome: Outcome) -> Kept:
         return outcome.value
     error = outcome.error
     ran = error.ran if isinstance(error, errors.CallFailed) else "maybe"
-    return Kept("failure", message=str(error.args[0]) if error is not None and error.args else "", ran=ran)
+    kind = "unreadable" if isinstance(error, _UNREADABLE) else "failure"
+    return Kept(kind, message=str(error.args[0]) if error is not None and error.args else "", ran=ran)
 
 
 def _broken(error: ArchiveError) -> errors.InvalidAnswer:

@@ -34,6 +34,7 @@ class Rescued:
     told: str = ""
     calls: int = 0
     files: int = 0
+    unreadable: int = 0
 
 
 def rescue(client: Client, listed: Iterable[Listed], folder: Path) -> Iterator[Rescued]:
@@ -88,7 +89,9 @@ def _saved(client: Client, one: Listed, place: Path) -> Rescued:
         aside.replace(place)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-    return Rescued(one, "saved", place, why, len(calls), files)
+    unreadable = sum(call["kind"] == "unreadable" for call in calls)
+    why = why or (f"{unreadable} results could not be verified, and are not kept" if unreadable else "")
+    return Rescued(one, "saved", place, why, len(calls), files, unreadable)
 
 
 def _write_calls(one: Listed, remains: Remains, folder: Path) -> tuple[list[dict[str, Any]], str]:
