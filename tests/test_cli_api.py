@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import schemathesis
-from commands import Shell, dokrun
 from contracts import CONTRACT
+from desk import Shell, dokrun
 from emulated import end_of, request
 
 from dokrun.api import Client

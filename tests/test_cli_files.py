@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from account import Account, account
 from chores import fail, vanish
-from commands import Shell, dokrun
+from desk import Shell, dokrun
 from moto.s3.models import s3_backends
 from places import JOB, Place, abandoned, line, open_place, wait_for
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from chores import fail, stay
-from commands import Shell, dokrun
+from desk import Shell, dokrun
 from places import JOB, Place, abandoned, place, wait_for
 
 import dokrun as dok

@@ -106,7 +106,7 @@ def explain(folder: Path, target: str, *options: str) -> subprocess.CompletedPro
 
 def rows(done: subprocess.CompletedProcess[str]) -> list[list[str]]:
     assert done.returncode == 0, done.stderr
-    return [[cell.strip() for cell in line.strip("│").split("│")] for line in done.stdout.splitlines() if "│" in line]
+    return [line.split("\t") for line in done.stdout.splitlines() if "\t" in line]
 
 
 def test_it_lists_the_files_largest_first_with_their_reasons(project: Path) -> None:

@@ -29,7 +29,7 @@ def explain(
         Optional[Language],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="The language of an error's page; that of the terminal if nothing is said."),
     ] = None,
-    as_json: Json = False,  # noqa: FBT002 - it is named
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Tell what an error means and what to do; or list the files that would go along with a function, and why.
