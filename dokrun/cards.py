@@ -18,7 +18,7 @@ _GREY, _AMBER, _BLUE, _GREEN, _RED = "#808080", "#c98500", "#2f81f7", "#2da44e",
 _BOX = "border-left: 4px solid {tone}; padding: 2px 0 2px 10px; margin: 2px 0; line-height: 1.5; max-width: 60em"
 _LOG = (
     "margin: 4px 0; padding: 0; border: none; background: transparent; color: inherit; font-size: 90%; "
-    "line-height: 1.35; white-space: pre-wrap; overflow-wrap: anywhere"
+    "font-family: monospace; line-height: 1.35; white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"
 )
 _TRACK = "width: 20em; max-width: 100%; height: 6px; margin: 4px 0; background-color: rgba(128, 128, 128, 0.3)"
 _DIM = "opacity: 0.7; font-size: 90%"
@@ -77,9 +77,13 @@ def of_receipt(receipt: Receipt) -> Card:
         ("billed", f"{receipt.billed_seconds:g} s on {receipt.plan}"),
         ("ran", f"{receipt.seconds:g} s{tasks}"),
         *((name, "" if told is None else duration(told)) for name, told in seconds.items()),
-        *((name, "" if told is None else f"{told / (1 << 30):.1f} GiB") for name, told in sizes.items()),
+        *((name, "" if told is None else _size(told)) for name, told in sizes.items()),
     ]
     return of_parts(f"¥{receipt.yen:,.2f}", parts, receipt.advice or "")
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / (1 << 30):.1f} GiB" if size_bytes >= 1 << 30 else f"{size_bytes / (1 << 20):.0f} MiB"
 
 
 def of_quote(quote: Quote) -> Card:
