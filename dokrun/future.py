@@ -71,6 +71,8 @@ class Future(concurrent.futures.Future[T]):
         self._since = time.monotonic()
         self._until: float | None = None
         self._shown: Display | None = None
+        # What to type to reach it, in what is said of it.
+        self._variable = "future"
 
     @property
     def task_id(self) -> str | None:
@@ -200,10 +202,10 @@ class Future(concurrent.futures.Future[T]):
             self.show_end()
 
     def interrupted(self) -> None:
-        """Say, to whoever waits no longer, what goes on and how it is stopped."""
+        """Say, to whoever waits no longer, what goes on and how it is stopped. For `%%dok`."""
         progress = self._progress
         costs = f" and may {progress.costs_on}" if progress.costs_on else ""
-        stop = "future.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")
+        stop = f"{self._variable}.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")
         print(f"dokrun: {self.name} goes on ({self.status}){costs}; {stop}", file=sys.stderr)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -231,7 +233,7 @@ class Future(concurrent.futures.Future[T]):
         return left_s
 
     def show_end(self) -> None:
-        """Let what has shown how far it is show what it has come to, if that is there."""
+        """Let what has shown how far it is show what it has come to, if that is there. For `%%dok`."""
         if self.done() and self._shown is not None:
             self._shown.end()
             if not self._shown.lasts:
@@ -258,10 +260,10 @@ class Future(concurrent.futures.Future[T]):
         if not self.done():
             handle = self._progress.handle if self._progress.costs else None
             if handle is None:
-                return "future.cancel() stops it"
+                return f"{self._variable}.cancel() stops it"
             from dokrun.keys import shortened
 
-            return f"future.cancel() stops it, or in a terminal: dokrun cancel {shortened(handle)}"
+            return f"{self._variable}.cancel() stops it, or in a terminal: dokrun cancel {shortened(handle)}"
         error = None if self.cancelled() else self.exception()
         if error is None:
             return ""
@@ -345,12 +347,14 @@ class Future(concurrent.futures.Future[T]):
     def __reduce__(self) -> Any:
         raise TypeError("a future cannot be sent or stored; pass future.result()")
 
-    def show(self, *, log: bool = True) -> bool:
+    def show(self, *, log: bool = True, variable: str = "future") -> bool:
         """Show in the notebook's cell that runs how far it is, until it has ended. Tells whether there is one.
 
         Args:
             log: whether what it prints is shown there, too: the last lines.
+            variable: what the notebook knows it by.
         """
+        self._variable = variable
         return self._display.show(log=log)
 
     def _ipython_display_(self) -> None:

@@ -27,6 +27,8 @@ from dokrun.reading import Read, read
 from dokrun.sessions import attach
 from dokrun.tail import Following
 
+# What the notebook knows the future of the last cell by that was run so.
+_LAST = "_dok"
 _LOOK_S = 0.25
 # How long the end of a cell waits for what it has printed last.
 _LAST_PRINTED_S = 1.0
@@ -57,25 +59,26 @@ class DokMagics(Magics):
 
         What it reads of the notebook's names goes along; what it assigns comes back, also by `import`, `def`, `class`,
         `for`, `del`, and as `frame["new"] = …`. Other changes in place stay there. Options are those of `@dok.remote`:
-        a value is Python where it can be read so and its names are known, else it is a text.
+        a value is Python where it can be read so and its names are known, else it is a text. `_dok` is the cell's
+        future, for its receipt, its files, its logs, and to cancel it.
         """
         __tracebackhide__ = True
         future = self._send(line, cell)
+        self.shell.user_ns[_LAST] = future
         return self._taken(_printing(future), quiet=cell.rstrip().endswith(";"))
 
     @line_magic("dok")  # type: ignore[arg-type]  # likewise
     def line(self, line: str) -> Any:
-        """Take what a cell has come to that runs already: `%dok attach cell-7f3a`."""
+        """Take what a cell has come to that runs already: `%dok attach cell-7f3a`; without a handle, the last one."""
         __tracebackhide__ = True
-        words = line.split()
-        if len(words) != 2 or words[0] != "attach":  # noqa: PLR2004 - a word and a handle
+        word, *handles = line.split() or [""]
+        future = self.shell.user_ns.get(_LAST) if not handles else attach(handles[0])
+        if word != "attach" or len(handles) > 1 or future is None:
             raise UsageError(f"`%dok attach HANDLE` takes what a cell has come to; to run one, {_USAGE}")
-        future = attach(words[1])
-        if not isinstance(future, Future):
-            raise UsageError(f"{words[1]} is no cell's; dok.attach({words[1]!r}) makes what it is of")
-        brought = _printing(future)
+        self.shell.user_ns[_LAST] = future
+        brought = _printing(future) if isinstance(future, Future) else None
         if not isinstance(brought, Brought):
-            return brought
+            raise UsageError(f"{line[len(word) :].strip()} is no cell's; dok.attach(…) makes what it is of")
         return self._taken(brought, quiet=False)
 
     def _send(self, line: str, source: str) -> Future[Brought]:
@@ -197,7 +200,7 @@ def _printing(future: Future[Any]) -> Any:
     __tracebackhide__ = True
     printed: queue.SimpleQueue[str] = queue.SimpleQueue()
     following = Following(future.name, future.logs, printed.put)
-    future.show(log=False)
+    future.show(log=False, variable=_LAST)
     try:
         while not future.done():
             _print(printed, _LOOK_S)

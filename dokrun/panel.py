@@ -102,10 +102,13 @@ class _Updates:
                 threading.Thread(target=self._go_on, name="dokrun-panels", daemon=True).start()
 
     def _go_on(self) -> None:
+        count = 1
         while True:
-            time.sleep(_LOOK_S)
+            # However many there are, they change so seldom that whoever shows them keeps up.
+            time.sleep(max(_LOOK_S, count * _LEAST_S))
             with self._lock:
                 panels = list(self._panels)
+            count = len(panels)
             over = [panel for panel in panels if not _goes_on(panel)]
             with self._lock:
                 for panel in over:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from notebooks import Notebook, environment, text_of
-from places import Place, open_place, place
+from places import Place, open_place, place, wait_for
 
 from dokrun.cell import VALUE, Brought
 from dokrun.reading import read
@@ -147,6 +147,28 @@ def test_a_cell_goes_to_a_session_and_its_outcome_is_got_by_its_handle_too(noteb
         print(word)
     """)
     assert "brought\n" in streams(outputs)
+
+
+def test_an_interrupted_cell_goes_on_and_is_got_later(notebook: Notebook, place: Place) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: any("begun" in message["content"].get("text", "") for message in list(notebook.messages)))
+        notebook.interrupt()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    outputs = notebook.run(f"""
+        %%dok plan=v100-32gb
+        import os, time
+        print("begun", flush=True)
+        while not os.path.exists({str(place.gate)!r}): time.sleep(0.01)
+        found = "brought later"
+    """)
+    interrupting.join()
+    told = "dokrun: cell goes on (running) and may cost ¥0.96 a minute; _dok.cancel() stops it"
+    assert streams(outputs, "stderr").strip() == told
+    place.gate.touch()
+    notebook.run("%dok attach")
+    assert streams(notebook.run("print(found, _dok.receipt.plan)")) == "brought later v100-32gb\n"
 
 
 # Reading a cell, without a kernel.
