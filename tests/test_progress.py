@@ -594,3 +594,16 @@ def test_a_single_call_shows_how_far_it_is_and_ctrl_c_leaves_a_clean_terminal(pl
     assert re.fullmatch(r"\^Cdokrun: job goes on .*", lines[0]) or lines[0].startswith("dokrun: job goes on"), lines
     assert lines[1].startswith("Traceback")
     assert "KeyboardInterrupt" in lines
+
+
+def test_the_end_of_a_sessions_block_shows_its_meter_while_it_waits(place: Place) -> None:
+    environ = {name: text for name, text in place.environ.items() if name.startswith(("DOKRUN", "XDG"))}
+    script = f"""{SWEEP}
+    with dok.session(plan="v100-32gb", name="desk", timeout="20m"):
+        future = job.options(plan=None)(1, gate)
+    print(future.result())
+"""
+    with terminal(script, 110, place.folder, "-", place.gate, **environ) as opened:
+        opened.read_until(r"desk  running  1 call under way, ¥\d+\.\d\d, ¥0\.96 a minute, \d+ min left  for \d+ s")
+        place.gate.touch()
+        assert screen(opened.rest()) == ["2", ""]
