@@ -380,7 +380,7 @@ def test_the_command_without_an_engine_is_one_line_and_status_1(tmp_path: Path) 
         check=False,
     )
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("\n") == 2  # the second names the page
     assert "no Docker engine answers" in done.stderr
 
 
