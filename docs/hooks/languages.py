@@ -10,7 +10,8 @@ from mkdocs.structure.pages import Page
 
 _JA = "ja/"
 # A browser makes a space of a line's end, which there is none of between Japanese characters.
-_WITHIN = re.compile(r"(?<=[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef])\n *(?=[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef])")
+_JAPANESE = r"[\u3000-\u30ff\u4e00-\u9fff\uff00-\uffef]"
+_WITHIN = re.compile(rf"(?<={_JAPANESE})\n *(?={_JAPANESE})|(?<=[\u3001\u3002\u300c\uff08])\n *(?=[^\s#|-])")
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: object) -> str:
