@@ -47,9 +47,7 @@ def _named(target: str) -> str:
     wanted = target.rpartition(".")[2]
     found = {name.lower(): name for name in errors.__all__}.get(wanted.lower())
     if found is None:
-        hint = suggest(wanted, errors.__all__).partition("; known are")[0]
-        raise OptionError(
-            f"there is no error {wanted!r}{hint or '; dokrun explain DokrunError lists them'}; a function is written "
-            "as script.py:train"
-        )
+        near = suggest(wanted, errors.__all__)
+        hint = near if "did you mean" in near else "; dokrun explain DokrunError lists them."
+        raise OptionError(f"there is no error {wanted!r}{hint} A function is written as script.py:train")
     return found
