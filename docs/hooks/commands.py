@@ -27,19 +27,19 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def _commands(command: Any, path: str) -> Iterator[str]:
-    inner = getattr(command, "commands", None)
-    if inner is None:
-        yield from _command(command, path)
+    context = typer.Context(command, info_name=path)
+    if not hasattr(command, "list_commands"):
+        yield from _command(command, path, context)
         return
     if path != "dokrun":
         yield f"## {path} {{#{_anchor(path)}}}\n\n{_told(command.help)}\n"
-    for name, one in sorted(inner.items()):
+    for name in command.list_commands(context):
+        one = command.get_command(context, name)
         if not one.hidden:
             yield from _commands(one, f"{path} {name}")
 
 
-def _command(command: Any, path: str) -> Iterator[str]:
-    context = typer.Context(command, info_name=path)
+def _command(command: Any, path: str, context: Any) -> Iterator[str]:
     yield f"{'#' * (path.count(' ') + 1)} {path} {{#{_anchor(path)}}}\n\n{_told(command.help)}\n"
     yield f"```text\n{' '.join([path, *command.collect_usage_pieces(context)])}\n```\n"
     records = [one.get_help_record(context) for one in command.params if one.name != "help"]
