@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
+import json
 import os
 import pty
 import re
@@ -110,9 +111,14 @@ def test_an_error_may_be_written_as_it_is_seen(written: str) -> None:
 
 def test_a_slip_is_told_what_was_meant() -> None:
     with pytest.raises(dok.OptionError, match=r"there is no error 'TaskFaild'; did you mean 'TaskFailed'\? A function"):
-        explained("TaskFaild")
+        pages.show("TaskFaild", "en", as_json=False)
     with pytest.raises(dok.OptionError, match=r"'xyz'; dokrun explain DokrunError lists them\. A function is"):
-        explained("xyz")
+        pages.show("xyz", "en", as_json=False)
+
+
+def test_other_programs_get_a_page_as_json() -> None:
+    told = {"error": "TaskFailed", "language": "ja", "page": pages.page("TaskFailed", "ja")}
+    assert json.loads(explained("taskfailed", "--json", LANG="ja_JP.UTF-8")) == told
 
 
 def test_a_page_is_drawn_in_a_terminal_and_left_as_it_is_in_a_pipe() -> None:
@@ -139,8 +145,8 @@ def test_a_page_is_drawn_in_a_terminal_and_left_as_it_is_in_a_pipe() -> None:
 
 
 def test_showing_a_page_loads_nothing_that_talks_to_the_world() -> None:
-    code = "import sys; from dokrun.cli import pages; pages.show('TaskFailed', 'en')"
-    code += "; print(sorted({'boto3', 'docker', 'httpx', 'websockets'} & set(sys.modules)))"
+    code = "import sys; from dokrun.cli import pages; pages.show('TaskFailed', 'en', as_json=False)"
+    code += "; print(sorted({'boto3', 'cloudpickle', 'docker', 'httpx', 'msgspec', 'rich'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("\n[]\n")
 

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from typer import Context
+from typer.main import get_command
 from typist import Block, Typist, blocks, is_shown
+
+from dokrun.cli.app import app
 
 TOP = Path(__file__).parent.parent
 PAGES = sorted(
@@ -28,8 +34,8 @@ NOT_HERE = {
     "make demo": "`tests/test_examples.py` runs it",
     "make test": "it is this",
 }
-# Pages that go on where a real account has begun: their commands ask it.
-REAL = ("first-run.md", "README.ja.md")
+# Pages that go on where a real account has begun. Their commands are only held to what the program takes.
+REAL = ("first-run.md", "README.md", "README.ja.md")
 # Blocks that nobody types.
 SHOWN = {"text", "toml", "dockerfile", ""}
 
@@ -77,6 +83,20 @@ def test_each_block_of_a_page_is_typed_or_is_of_a_kind_that_nobody_types(page: P
     saved = {block.title for block in files}
     commands = " ".join(command for block in typed for command, _ in block.commands)
     assert all(name in commands or f"from {Path(name).stem} import" in str(files) for name in saved)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
+def test_the_program_takes_each_command_that_a_page_shows(page: Path) -> None:
+    for block in _parts(page)[2]:
+        for line, _ in block.commands:
+            name, *words = shlex.split(line)
+            if name == "dokrun":
+                command: Any = get_command(app)
+                while hasattr(command, "list_commands"):
+                    name = words.pop(0)
+                    command = command.get_command(Context(command), name)
+                    assert command is not None, line
+                command.make_context(name, words)  # reads the words, and runs nothing
 
 
 def test_a_reason_that_nothing_needs_any_more_is_taken_away() -> None:
