@@ -32,7 +32,7 @@ def test_help_loads_no_command_and_nothing_that_is_slow() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     *told, heavy, ours = done.stdout.splitlines()
     assert heavy == "[]"
-    own = ["cli", "cli.app", "cli.ends", "errors", "keys", "shim", "shim.protocol"]
+    own = ["cli", "cli.app", "cli.ends", "errors"]
     assert ours == str([f"dokrun.{name}" for name in own])
     for name in ("run", "rescue", "doctor", "tasks"):
         assert any(line.split()[:1] == [name] for line in told), name

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from pathlib import Path
 
-from dokrun import config, keys
 from dokrun.errors import DokrunError
 
 _MOST = 50
@@ -20,6 +18,11 @@ def plans(incomplete: str) -> list[str]:
 
 def handles(incomplete: str) -> list[str]:
     """Tell the latest handles of this machine's journals that begin so; none where they cannot be read."""
+    # Every command has this module, and only a shell that completes has use for these.
+    import sqlite3
+
+    from dokrun import config
+
     try:
         settings = config.load()
         path = settings.state_dir / f"{settings.account}.sqlite"
@@ -29,6 +32,10 @@ def handles(incomplete: str) -> list[str]:
 
 
 def _latest(path: Path) -> list[str]:
+    import sqlite3
+
+    from dokrun import keys
+
     # Read only, and not through the journal itself, which would wait for whoever writes and delete what is old.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=0.1)) as journal:
         found = journal.execute(

@@ -7,7 +7,6 @@ import sys
 from enum import IntEnum
 
 from dokrun import errors
-from dokrun.keys import UnknownHandle
 
 
 class Status(IntEnum):
@@ -38,6 +37,9 @@ class NotYet(errors.DokrunError):
 
 def status_of(error: BaseException) -> Status:
     """Tell what exit status an error has."""
+    # It takes milliseconds, which no command needs that goes well.
+    from dokrun.keys import UnknownHandle
+
     if isinstance(error, (UnknownHandle, errors.NotFound)):
         return Status.NOT_FOUND
     if isinstance(error, NotYet):
