@@ -66,8 +66,8 @@ def untyped(first, second=None, *rest, loud=False, **more):  # type: ignore[no-u
     """Take anything."""
 
 
-def read(function: Callable[..., Any], *words: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return tuple(arguments.read(function, "f", words))
+def read(function: Callable[..., Any], *words: str) -> arguments.Arguments:
+    return arguments.read(function, "f", words)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_a_shell_completes_plans_and_the_handles_of_this_machine(
     for number, name in enumerate(("train", "test")):
         journal.begin(Record(f"{number}" * 32, name, "v100-32gb", 1, "d" * 64, "tag"))
     journal.close()
-    assert handles("te") == ["test-111111111111"]
+    assert handles("tes") == ["test-111111111111"]
     assert handles("t") == ["test-111111111111", "train-000000000000"]
     (tmp_path / "state" / "local.sqlite").write_bytes(b"no database")
     assert handles("") == []

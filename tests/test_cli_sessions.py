@@ -1,0 +1,58 @@
+"""Sessions and their calls at the command line, and images of functions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import Shell, dokrun
+from places import Place, place
+
+import dokrun as dok
+from dokrun import keys
+
+__all__ = ["dokrun", "place"]
+
+remote = dok.remote(plan="v100-32gb")
+
+
+@remote
+def add(first: int, second: int) -> int:
+    print("adding")
+    (dok.artifact_dir() / f"{first}.txt").write_text(str(second))
+    return first + second
+
+
+def test_a_session_and_its_calls_are_told_apart(account: pytest.MonkeyPatch, dokrun: Shell, tmp_path: Path) -> None:
+    with dok.session(plan="v100-32gb") as session:
+        future = session.submit(add, 1, 2)
+        assert future.result(timeout=60) == 3
+        assert dokrun("result", future.handle).out == "3\n"
+        short = keys.shortened(session.handle)
+        told = dokrun("show --json", short).json
+        assert (told["kind"], told["state"], told["calls"]) == ("session", "running", None)
+        refused = dokrun("result", session.handle)
+        assert (refused.status, "is a session, which has no value" in refused.err) == (2, True)
+    followed = dokrun("attach", session.handle)
+    assert (followed.status, followed.out) == (0, "adding\n")
+    assert dokrun("download -o", tmp_path / "files", short).status == 0
+    assert (tmp_path / "files" / "1.txt").read_text() == "2"
+    saved = dokrun("rescue -o", tmp_path / "saved", short)
+    assert saved.status == 0, saved.err
+    assert (tmp_path / "saved" / short / "files" / "1.txt").exists()
+
+
+def test_an_image_that_needs_no_building_is_told(place: Place) -> None:
+    script = place.folder / "script.py"
+    script.write_text(
+        "import dokrun as dok\n@dok.remote(plan='v100-32gb')\ndef plain(): pass\n"
+        "@dok.remote(image=dok.Image.debian_slim().run('true'))\ndef built(): pass\n"
+    )
+    done = place.dokrun("image", "build", f"{script}:plain")
+    assert (done.returncode, done.stdout.startswith("docker.io/library/python:3.")) == (0, True), done.stderr
+    nowhere = place.dokrun("image", "build", f"{script}:built")
+    assert (nowhere.returncode, "no registry is configured" in nowhere.stderr) == (1, True)
+    assert place.dokrun("image", "ls").returncode == 2
+    written = place.dokrun("image", "shim", str(place.folder / "shim.pyz"))
+    assert (written.returncode, (place.folder / "shim.pyz").exists()) == (0, True)
+    assert place.tasks() == []
