@@ -25,7 +25,7 @@ from dokrun.bucket import Bucket, Stored
 from dokrun.config import BucketSettings
 from dokrun.emulator.clock import SystemClock
 from dokrun.emulator.objects import ObjectStore
-from dokrun.engine.sweep import Lifetime, unneeded
+from dokrun.engine.sweep import Lifetime, remove, unneeded
 from dokrun.secret import Secret
 
 __all__ = ["account", "dokrun"]
@@ -281,3 +281,19 @@ def test_an_object_goes_by_its_job_and_by_its_age(key: str, days: int, *, goes: 
         objects.append(Stored(keys.put("e" * 64), 0, NOW))
     found = list(unneeded(objects, jobs, NOW, 30 * DAY))
     assert [one.stored.key for one in found] == ([key] if goes else [])
+
+
+def test_what_was_stored_again_after_it_was_found_stays(store: ObjectStore) -> None:
+    first, second = keys.blob("1" * 64), keys.blob("2" * 64)
+    with closing(bucket_of(store)) as bucket:
+        for key in (first, second):
+            bucket.put(key, b"old")
+            made_old(store, key, 60)
+        found = list(unneeded(bucket.stored(keys.all_ours()), {}, datetime.now(timezone.utc), 30 * DAY))
+        assert {first, second} <= {one.stored.key for one in found}
+        bucket.put(second, b"new")
+        gone = {one.stored.key: gone for one, gone in remove(bucket, found)}
+        assert (gone[first], gone[second]) == (True, False)
+        assert (bucket.read(first), bucket.read(second)) == (None, b"new")
+        assert bucket.read(keys.sweep()) is None
+        bucket.delete(second)
