@@ -19,7 +19,19 @@ __all__ = ["place"]
 
 DOKRUN = Path(sys.executable).with_name("dokrun")
 # What each takes to load is told where it is used.
-HEAVY = ("httpx", "boto3", "botocore", "docker", "cloudpickle", "msgspec", "rich", "websockets", "tomlkit", "asyncio", "pydantic")
+HEAVY = (
+    "httpx",
+    "boto3",
+    "botocore",
+    "docker",
+    "cloudpickle",
+    "msgspec",
+    "rich",
+    "websockets",
+    "tomlkit",
+    "asyncio",
+    "pydantic",
+)
 
 
 def test_help_loads_no_command_and_nothing_that_is_slow() -> None:
