@@ -96,6 +96,8 @@ def test_the_exit_status_says_what_is_wrong(error: errors.DokrunError, status: S
         ("ssh-key add /no/such/file", 2, "/no/such/file cannot be read"),
         ("gc --older-than soon", 2, "--older-than='soon' is not a duration"),
         ("rescue", 2, "say --all"),
+        ("account agree", 2, "say --yes"),
+        ("image shim /no/such/folder/shim.pyz", 2, "cannot be written"),
         ("run nothing.py:f", 2, "there is no Python file nothing.py"),
         ("init", 2, "DOKRUN_ACCESS_TOKEN"),
     ],

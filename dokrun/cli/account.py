@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Optional
 
 import typer
@@ -10,6 +11,7 @@ from dokrun.cli import render
 from dokrun.cli.groups import group
 from dokrun.cli.opened import client_of
 from dokrun.cli.parameters import Json, Profile
+from dokrun.errors import OptionError
 
 app = group("The account behind the API key, and its agreement to the terms of service.")
 
@@ -38,6 +40,8 @@ def agree(
     profile: Profile = None,
 ) -> None:
     """Agree to DOK's terms of service, without which nothing else works."""
+    if not yes and not sys.stdin.isatty():
+        raise OptionError("there is no terminal to ask on; if you agree, say --yes")
     with client_of(profile) as client:
         if not yes:
             typer.confirm("Have you read DOK's terms of service, and do you agree to them?", abort=True, err=True)

@@ -108,6 +108,10 @@ class Desk(TyperGroup):
         except BrokenPipeError:
             ends.let_go_of_output()
             raise typer.Exit(Status.CLOSED) from None
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            ends.say(f"{where}{error.strerror or error}")
+            raise typer.Exit(Status.FAILED) from None
         else:
             return told
 

@@ -86,6 +86,7 @@ def rescue(
 
     That is 72 hours after their end. Each task has a folder, with its values as pickles that were verified and not
     opened, its files, and outcome.json, which says what became of each call. What was saved before is passed over.
+    Opening such a pickle needs what the value is made of, and runs what it holds, as result would.
     """
     if bool(given) is everything:
         raise OptionError("name the calls, or say --all for all of the project's; dokrun ls tells which there are")
@@ -141,7 +142,8 @@ def gc(
 
     That is what ended jobs have left, 72 hours after their end, and what calls have shared, such as large arguments,
     when it has not been used for a month. Nothing goes that a call may need which waits or runs, or is just being sent,
-    from whatever machine; and nothing that dok.put has sent, which stays until you say --puts.
+    from whatever machine; and nothing that dok.put has sent, which stays until you say --puts. Where projects share the
+    bucket, the calls of the others are known by their age alone: run it with an --older-than that none of them reaches.
     """
     age = timedelta(seconds=seconds("--older-than", older_than))
     settings = config.load(profile)

@@ -59,8 +59,10 @@ def update(
         kept = host_of(host) if host else former.hostname
         if password_stdin:
             password = _not_empty(sys.stdin.readline().rstrip("\r\n"))
-        else:
+        elif sys.stdin.isatty():
             password = _not_empty(_typed("Password", kept, hidden=True))
+        else:
+            raise errors.OptionError("there is no terminal to ask for the password; pipe it in, with --password-stdin")
         request = RegistryRequest(kept, username or former.username, password.reveal())
         render.facts(_row(client.registries.update(former.id, request)), as_json=as_json)
 
