@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from commands import Shell, dokrun
+from desk import Shell, dokrun
 from places import Place, place
 
 import dokrun as dok

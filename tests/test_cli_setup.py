@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Done, Shell, dokrun
+from desk import Done, Shell, dokrun
 from places import Place, place
 from registries import DIGEST, Answer, FakeRegistry
 from storefaults import FaultyStore
