@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from typer import Context
 from typer.main import get_command
-from typist import Block, Typist, blocks, is_shown
+from typist import PROMPT, Block, Typist, blocks, is_shown
 
 from dokrun.cli.app import app
 
@@ -43,8 +43,8 @@ SHOWN = {"text", "toml", "dockerfile", ""}
 def _parts(page: Path) -> tuple[list[Block], list[Block], list[Block]]:
     found = blocks(page.read_text(encoding="utf-8"))
     files = [block for block in found if block.title]
-    code = [block for block in found if block.kind == "python" and not block.title]
-    typed = [block for block in found if block.kind == "console"]
+    code = [block for block in found if block.kind in ("python", "ipython") and not block.title]
+    typed = [block for block in found if block.kind == "console" and block.text.startswith(PROMPT)]
     return files, code, typed
 
 
@@ -70,7 +70,11 @@ def test_what_a_page_says_to_type_works_as_it_stands_there(page: Path, typist: T
                 continue
             seen = typist.type(command)
             assert is_shown(shown, seen), f"{command}\n{seen}"
-    if code and page.name != "README.md":  # that one's is looked at more closely, in test_readme.py
+    if page.name == "README.md":
+        return  # its code is looked at more closely in test_readme.py, and such cells in test_notebook_cell.py
+    if any(block.kind == "ipython" for block in code):
+        typist.cells([block.text for block in code])
+    elif code:
         typist.run("\n".join(block.text for block in code))
 
 

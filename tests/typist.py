@@ -65,6 +65,15 @@ class Typist:
         """Run pieces of code in one go."""
         return self.type(f"python -c {shlex.quote(script)}")
 
+    def cells(self, cells: list[str]) -> str:
+        """Run the cells of a notebook, one after the other, and stop at the first that raises."""
+        script = (
+            "from IPython.core.interactiveshell import InteractiveShell\n"
+            "shell = InteractiveShell.instance()\n"
+            f"for cell in {cells!r}: shell.run_cell(cell).raise_error()"
+        )
+        return self.run(script)
+
     def type(self, command: str) -> str:
         """Type a command and tell what is seen; a service stays, and what it says to export is exported."""
         if command.startswith("dokrun emulator"):
