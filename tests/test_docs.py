@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from optional import require_chromium
+from playwright.sync_api import sync_playwright
 
 import dokrun as dok
 from dokrun import errors
 
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 TOP = Path(__file__).parent.parent
 
 
@@ -141,3 +144,30 @@ def test_search_knows_both_languages_without_a_server(site: Site) -> None:
     assert any("コントロールパネル" in text for where, text in texts.items() if where.startswith("ja/first-run"))
     for needed in ("min/lunr.ja.min.js", "min/lunr.multi.min.js", "tinyseg.js"):
         assert (site.folder / "assets/javascripts/lunr" / needed).is_file()
+
+
+@pytest.mark.parametrize(
+    ("page", "words", "leads_to"),
+    [
+        ("index.html", "checkpoint", "guides/failure.html"),
+        ("ja/index.html", "オブジェクトストレージ", "ja/first-run.html"),
+    ],
+)
+def test_a_browser_finds_words_of_both_languages_from_the_disk(
+    site: Site, page: str, words: str, leads_to: str
+) -> None:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=require_chromium(), args=ARGUMENTS)
+        try:
+            shown = browser.new_page()
+            failed: list[str] = []
+            shown.on("pageerror", lambda error: failed.append(str(error)))
+            shown.goto((site.folder / page).as_uri())
+            box = shown.locator(".md-search__input")
+            box.click()
+            box.press_sequentially(words)
+            shown.keyboard.press("Shift")  # what is put in at once, as Japanese is, presses no key
+            shown.locator(f".md-search-result__link[href*='{leads_to}']").first.wait_for(timeout=60_000)
+            assert failed == []
+        finally:
+            browser.close()
