@@ -21,7 +21,8 @@ Made from `dokrun --help` of this version. `dokrun COMMAND --help` says the same
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the page."""
-    text = "\n".join([_INTRODUCTION, *_commands(typer.main.get_command(app), "dokrun")])
+    program = typer.main.get_command(app)
+    text = "\n".join([_INTRODUCTION, f"{_told(program.epilog)}\n", *_commands(program, "dokrun")])
     files.append(File.generated(config, "reference/cli.md", content=text))
     return files
 
