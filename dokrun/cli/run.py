@@ -13,9 +13,10 @@ import typer
 from dokrun import config
 from dokrun.cli import arguments, render
 from dokrun.cli.ends import say
-from dokrun.cli.follow import Watched, fail, far_of, outcome, present, show
+from dokrun.cli.follow import fail, outcome, present, show
 from dokrun.cli.parameters import Json, Plan, Profile
 from dokrun.cli.target import Target, find
+from dokrun.cli.watching import Watched, far_of
 from dokrun.errors import DokrunError, OptionError
 from dokrun.keys import shortened
 
