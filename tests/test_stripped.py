@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import subprocess
 import sys
+import threading
 import zipfile
 from io import BytesIO
 from pathlib import Path
@@ -141,3 +142,39 @@ def test_a_module_may_speak_of_executors_inside_a_task_but_not_make_one(tmp_path
         tmp_path, "import dokrun as dok, dokrun.joblib; it: dok.Executor = dok.Executor(4, plan='p')"
     )
     assert "OptionError: there is no dok.Executor inside a DOK task, which has no credentials\n" in done.stderr
+
+
+def test_threads_that_parse_at_the_same_time_do_not_fail() -> None:
+    source = Path(shim.__file__).read_bytes()
+    failed: list[str] = []
+
+    def work() -> None:
+        for _ in range(10):
+            # Objects that refer to themselves, so that the collector runs code in the midst of it.
+            for loud in [Loud() for _ in range(5)]:
+                loud.itself = loud
+            try:
+                strip(source)
+            except SystemError as error:
+                failed.append(str(error))
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    assert failed == [], "of CPython 3.11"
+
+
+class Loud:
+    """Is heard of when it goes."""
+
+    itself: Loud
+
+    def __del__(self) -> None:
+        sum(range(10))

@@ -14,9 +14,10 @@ import os
 import site
 import sys
 import sysconfig
-import threading
 from collections.abc import Iterator
 from pathlib import Path
+
+from dokrun.payload.parsing import parse
 
 # What Debian and everybody else call the folders of installed packages, those of another environment too.
 _PACKAGE_FOLDERS = frozenset({"site-packages", "dist-packages"})
@@ -121,25 +122,19 @@ def _places(name: str) -> list[Path]:
     return [Path(folder).resolve() for folder in spec.submodule_search_locations or ()]
 
 
-# Python 3.11 keeps the depth of a tree that it builds in one place for all threads, and dies of a SystemError when two
-# build one at once (https://github.com/python/cpython/issues/106905).
-_parsing = threading.Lock()
-
-
 def imports(path: Path, package: str) -> list[str]:
     """List the absolute names of the modules that a file may import, wherever in it the statements stand."""
     try:
         stamp = path.stat()
     except OSError:
         return []
-    with _parsing:
-        return _parsed_imports(path, package, stamp.st_mtime_ns, stamp.st_size)
+    return _parsed_imports(path, package, stamp.st_mtime_ns, stamp.st_size)
 
 
 @functools.lru_cache(maxsize=4096)
 def _parsed_imports(path: Path, package: str, _mtime_ns: int, _size: int) -> list[str]:
     try:
-        tree = ast.parse(path.read_bytes())
+        tree = parse(path.read_bytes())
     except (SyntaxError, ValueError, OSError):
         return []
     names: list[str] = []

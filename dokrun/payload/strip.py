@@ -10,6 +10,8 @@ from __future__ import annotations
 import ast
 import importlib.util
 
+from dokrun.payload.parsing import parse
+
 # From a line and column to another.
 _Range = tuple[tuple[int, int], tuple[int, int]]
 _INDENTATION = 4
@@ -22,7 +24,7 @@ def strip(source: bytes) -> bytes:
     lines = text.split("\n")
     docstrings: list[ast.Constant] = []
     strings: list[_Range] = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(text)):
         if isinstance(node, (ast.Constant, ast.JoinedStr)):
             strings.append(((node.lineno, node.col_offset), (_last_line(node), node.end_col_offset or 0)))
         elif isinstance(node, _DOCUMENTED) and (docstring := _docstring(node)):
