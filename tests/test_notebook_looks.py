@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ from nbconvert import HTMLExporter
 from notebooks import Notebook, environment, text_of
 from optional import require_chromium
 from places import Place, place, wait_for
-from playwright.sync_api import Locator, Page, Route, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, Route, sync_playwright
 
 __all__ = ["place"]
 
@@ -64,7 +65,12 @@ CONTRAST = """element => {
 
 
 @pytest.fixture
-def notebook(place: Place) -> Iterator[Notebook]:
+def chromium() -> str:
+    return require_chromium()
+
+
+@pytest.fixture
+def notebook(chromium: str, place: Place) -> Iterator[Notebook]:
     environ = {**place.environ, "DOKRUN_API_URL": place.dok.api_url}
     with Notebook(place.folder, environment(environ)).running() as notebook:
         for cell in CELLS:
@@ -75,22 +81,26 @@ def notebook(place: Place) -> Iterator[Notebook]:
 
 
 @contextmanager
-def opened(chromium: str, path: Path, width: int) -> Iterator[Page]:
+def browser(chromium: str) -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        try:
+            yield launched
+        finally:
+            launched.close()
+
+
+def opened(browser: Browser, path: Path, width: int) -> Page:
     def at_home(route: Route) -> None:
         if route.request.url.startswith("file:"):
             route.continue_()
         else:
             route.abort()
 
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-        try:
-            page = browser.new_page(viewport={"width": width, "height": 1200})
-            page.route("**/*", at_home)
-            page.goto(path.as_uri())
-            yield page
-        finally:
-            browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 1200})
+    page.route("**/*", at_home)
+    page.goto(path.as_uri())
+    return page
 
 
 def exported(notebook: Notebook, path: Path, theme: str) -> Path:
@@ -113,12 +123,10 @@ def is_whole(page: Page, found: Locator) -> bool:
     return bool(fits and box["x"] >= 0 and box["x"] + box["width"] <= page.viewport_size["width"])  # type: ignore[index]
 
 
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_an_exported_notebook_can_be_read(notebook: Notebook, tmp_path: Path, theme: str) -> None:
-    chromium = require_chromium()
-    path = exported(notebook, tmp_path / f"{theme}.html", theme)
-    for width in (1200, 500):
-        with opened(chromium, path, width) as page:
+def test_an_exported_notebook_can_be_read(notebook: Notebook, tmp_path: Path, chromium: str) -> None:
+    with browser(chromium) as launched:
+        for theme, width in itertools.product(("light", "dark"), (1200, 500)):
+            page = opened(launched, exported(notebook, tmp_path / f"{theme}.html", theme), width)
             for text in (
                 "running ·",
                 "loss <0.5>",
@@ -130,7 +138,7 @@ def test_an_exported_notebook_can_be_read(notebook: Notebook, tmp_path: Path, th
                 "billed",
             ):
                 found = shown(page, text)
-                assert is_whole(page, found), (width, text)
-                assert found.evaluate(CONTRAST) >= 4.5, (width, text)
+                assert is_whole(page, found), (theme, width, text)
+                assert found.evaluate(CONTRAST) >= 4.5, (theme, width, text)
             if os.environ.get("DOKRUN_LOOK"):  # for whoever wants to see it
                 page.screenshot(path=Path(os.environ["DOKRUN_LOOK"], f"{theme}-{width}.png"), full_page=True)
