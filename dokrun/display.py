@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 FIRST_S = 1.0
 _SCREEN_S = 0.25
 _LINES_S = 1.0
-# A panel is brought up to date by a thread of its own.
-_PANEL_S = 60.0
+# A panel is brought up to date by a thread of its own; but an event loop sees an interrupt only when it wakes.
+_PANEL_S = 1.0
 # How long the end of a wait gives the log's last lines, and how long a panel waits for them, and for the bill.
 _LAST_LINES_S = 0.25
 _BILL_S = 15.0

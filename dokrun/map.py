@@ -160,10 +160,13 @@ class Map(Generic[T]):
                     self._display.end()
                     raise self._take_broken() or StopIteration
         except KeyboardInterrupt:
-            costs = next((f" and may {job.progress.costs_on}" for job in self._jobs if job.progress.costs_on), "")
-            print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
+            self._tell_that_it_goes_on()
             raise
         return self._given(self._ready.popleft())
+
+    def _tell_that_it_goes_on(self) -> None:
+        costs = next((f" and may {job.progress.costs_on}" for job in self._jobs if job.progress.costs_on), "")
+        print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
 
     def __aiter__(self) -> AsyncIterator[T]:
         return self
@@ -174,9 +177,7 @@ class Map(Generic[T]):
             with self._bell.changed:
                 sleeper = None if self._may_go_on() else self._bell.sleeper()
             if sleeper is not None:
-                with self._display.wait() as wait:
-                    while not (await asyncio.wait([sleeper], timeout=wait.pause_s))[0]:
-                        wait.look()
+                await self._wait_for(sleeper)
             if not await asyncio.to_thread(self._fill):
                 self._display.end()
                 raise self._take_broken() or StopAsyncIteration
@@ -221,6 +222,18 @@ class Map(Generic[T]):
                     if self._bell.changed.wait_for(self._may_go_on, wait.pause_s):
                         return
                 wait.look()
+
+    async def _wait_for(self, sleeper: asyncio.Future[None]) -> None:
+        from dokrun.display import in_notebook
+
+        try:
+            with self._display.wait() as wait:
+                while not (await asyncio.wait([sleeper], timeout=wait.pause_s))[0]:
+                    wait.look()
+        except asyncio.CancelledError:
+            if in_notebook():  # where that is what an interrupt comes to
+                self._tell_that_it_goes_on()
+            raise
 
     def _far(self) -> Far:
         from dokrun.progress import together

@@ -136,6 +136,21 @@ def test_an_interrupt_leaves_one_line_that_tells_what_goes_on(notebook: Notebook
     assert text_of(notebook.run("future.result()")[-1:]) == "8"  # it did go on
 
 
+def test_an_interrupted_async_for_goes_on_too(notebook: Notebook, place: Place) -> None:
+    def interrupt() -> None:
+        wait_for(lambda: "job.map: running" in text_of(shown(notebook)))
+        notebook.interrupt()
+
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    outputs = notebook.run(f"results = job.map([4], [{str(place.gate)!r}])\nasync for result in results: print(result)")
+    interrupting.join()
+    streams = [output["text"] for output in outputs if output["output_type"] == "stream"]
+    assert streams == ["dokrun: job.map goes on and may cost ¥16.80 a minute; its cancel() stops it\n"]
+    place.gate.touch()
+    assert text_of(notebook.run("list(results)")[-1:]) == "[8]"
+
+
 def test_a_failure_is_told_in_the_panel_and_a_session_shows_its_meter(notebook: Notebook) -> None:
     outputs = notebook.run("""
         @dok.remote(plan="v100-32gb")

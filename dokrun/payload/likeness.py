@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import CodeType, FunctionType
 from typing import Any
 
-from dokrun.payload.serialize import Pickler, Serializer
+from dokrun.payload.serialize import Pickler, Serializer, apart
 
 # What cloudpickle knows a class by, in one process.
 _TRACKED = re.compile("[0-9a-f]{32}")
@@ -33,8 +33,9 @@ def likeness(
         others: the digests of what goes along beside the pickles: files, and the contents of large arrays.
     """
     file = io.BytesIO()
+    called = function, tuple(map(apart, args)), {name: apart(value) for name, value in kwargs.items()}
     try:
-        _Pickler(file, Serializer(), protocol=5, buffer_callback=lambda _: None).dump((function, args, dict(kwargs)))
+        _Pickler(file, Serializer(), protocol=5, buffer_callback=lambda _: None).dump(called)
     except Exception:  # noqa: BLE001 - pickling runs the user's code, which has gone well when the call was sent
         return ""
     digest = hashlib.sha256(file.getvalue())

@@ -49,8 +49,8 @@ class Serializer:
             NotSerializable: names the argument and the path inside it, as in `argument cfg.logger: cannot pickle …`.
         """
         try:
-            apart = tuple(map(_apart, args)), {name: _apart(value) for name, value in kwargs.items()}
-            return dump_value(apart, self._dumps)
+            given = tuple(map(apart, args)), {name: apart(value) for name, value in kwargs.items()}
+            return dump_value(given, self._dumps)
         except Exception as error:
             bound = signature.bind(*args, **kwargs).arguments
             raise _not_serializable("argument", bound.items(), error) from error
@@ -121,7 +121,8 @@ class _Apart:
         return bytes, (pickle.PickleBuffer(self._value),)
 
 
-def _apart(argument: Any) -> Any:
+def apart(argument: Any) -> Any:
+    """Let bytes that are an argument of their own be no part of its pickle, where they are many."""
     return _Apart(argument) if type(argument) is bytes and len(argument) >= SMALLEST_BUFFER else argument
 
 
