@@ -81,6 +81,8 @@ class Bucket:
         except ValueError:
             # The error's text would show the address, and with it whatever password stands in it.
             raise ConfigError("the bucket's address is not a URL; look at DOKRUN_S3_ENDPOINT_URL") from None
+        except botocore.exceptions.BotoCoreError as error:
+            raise ConfigError(f"the settings of the AWS tools cannot be used: {error}; look at AWS_PROFILE") from None
 
     @staticmethod
     def _client(settings: BucketSettings, patience_s: float) -> S3Client:
@@ -227,7 +229,15 @@ class Bucket:
 
         Whoever needs an old object stores it again and then looks for this: so either it is seen here that the object
         is not old any more, or there that it may be gone.
+
+        Raises:
+            StorageError: somebody else is at it; or the bucket refused, or gave no answer.
         """
+        if self._is_swept():
+            wait_s = int(_SWEEP_GOES_ON.total_seconds())
+            raise StorageError(
+                f"bucket {self.name!r} is being swept by somebody else, or was until just now; try again in {wait_s} s"
+            )
         told_at = [0.0]
 
         def tell() -> None:

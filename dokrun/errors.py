@@ -105,6 +105,7 @@ Ran = Literal["no", "maybe", "yes"]
 def _restore(error_type: type[DokrunError], arguments: tuple[Any, ...], details: dict[str, Any]) -> DokrunError:
     error = error_type.__new__(error_type, *arguments)
     error.__dict__.update(details)
+    error.__notes__ = list(error.__notes__)  # a copy's own
     return error
 
 

@@ -65,6 +65,9 @@ def read(path: Path) -> dict[str, dict[str, Any]]:
 def write(path: Path, name: str, table: Mapping[str, Any]) -> None:
     """Put a profile into `config.toml`, or change the one that is there; all that is not said of it stays as it is.
 
+    A key of `table` that is None is removed. A table in it takes the former one's place as a whole: an old password is
+    none for a new registry.
+
     The file is replaced as a whole, and only its owner can read it.
 
     Raises:
@@ -79,7 +82,11 @@ def write(path: Path, name: str, table: Mapping[str, Any]) -> None:
         section: Any = document
         for part in () if name == DEFAULT else ("profiles", name):
             section = section.setdefault(part, tomlkit.table(is_super_table=part == "profiles"))
-        _merge(section, table)
+        for key, value in table.items():
+            if value is None or isinstance(value, Mapping):
+                section.pop(key, None)
+            if value is not None:
+                section[key] = value
         text = tomlkit.dumps(document)
         tomllib.loads(text)
     except (TOMLKitError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -93,17 +100,8 @@ def write(path: Path, name: str, table: Mapping[str, Any]) -> None:
             file.write(text)
         aside.replace(path)
     except OSError as error:
+        aside.unlink(missing_ok=True)  # it has the secrets
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-
-
-def _merge(section: Any, table: Mapping[str, Any]) -> None:
-    import tomlkit
-
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            _merge(section.setdefault(key, tomlkit.table()), value)
-        else:
-            section[key] = value
 
 
 def _has_secret(table: Mapping[str, Any]) -> bool:

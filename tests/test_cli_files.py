@@ -26,6 +26,7 @@ from dokrun.config import BucketSettings
 from dokrun.emulator.clock import SystemClock
 from dokrun.emulator.objects import ObjectStore
 from dokrun.engine.sweep import Lifetime, remove, unneeded
+from dokrun.errors import StorageError
 from dokrun.secret import Secret
 
 __all__ = ["account", "dokrun"]
@@ -283,13 +284,36 @@ def test_an_object_goes_by_its_job_and_by_its_age(key: str, days: int, *, goes: 
     assert [one.stored.key for one in found] == ([key] if goes else [])
 
 
+@pytest.mark.parametrize(
+    ("ended", "goes"), [(None, False), (NOW - DAY / 2, False), (NOW - 2 * DAY, True)], ids=["open", "just over", "over"]
+)
+def test_what_was_put_goes_only_where_it_is_asked_for_and_no_call_may_be_given_it(
+    ended: datetime | None, *, goes: bool
+) -> None:
+    jobs = {OVER: Lifetime(NOW - 3 * DAY, ended)}
+    objects = [Stored(key("e" * 64), 1, NOW - 60 * DAY) for key in (keys.put, keys.blob)]
+    found = unneeded(objects, jobs, NOW, 30 * DAY, puts=True)
+    assert [one.stored for one in found] == (objects if goes else [])
+
+
+def test_one_sweeps_at_a_time(store: ObjectStore) -> None:
+    with closing(bucket_of(store)) as bucket, bucket.sweeping():
+        with pytest.raises(StorageError, match="is being swept by somebody else"), bucket.sweeping():
+            pass
+        assert bucket.read(keys.sweep()) is not None, "the first one goes on"
+
+
 def test_what_was_stored_again_after_it_was_found_stays(store: ObjectStore) -> None:
     first, second = keys.blob("1" * 64), keys.blob("2" * 64)
     with closing(bucket_of(store)) as bucket:
         for key in (first, second):
             bucket.put(key, b"old")
             made_old(store, key, 60)
-        found = list(unneeded(bucket.stored(keys.all_ours()), {}, datetime.now(timezone.utc), 30 * DAY))
+        # Many stores list milliseconds, and tell whole seconds of one object.
+        listed = [
+            one._replace(modified=one.modified.replace(microsecond=123_000)) for one in bucket.stored(keys.all_ours())
+        ]
+        found = list(unneeded(listed, {}, datetime.now(timezone.utc), 30 * DAY))
         assert {first, second} <= {one.stored.key for one in found}
         bucket.put(second, b"new")
         gone = {one.stored.key: gone for one, gone in remove(bucket, found)}

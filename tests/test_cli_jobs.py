@@ -106,8 +106,9 @@ def test_what_is_no_json_is_kept_as_a_pickle(account: pytest.MonkeyPatch, dokrun
     future.result(timeout=60)
     short = keys.shortened(future.handle)
     refused = dokrun("result --json", short)
-    assert (refused.status, refused.out) == (2, "")
+    assert (refused.status, refused.out) == (1, "")
     assert "of type ndarray, cannot be written as JSON" in refused.err
+    assert f"grid need not run again: dokrun result {short} has its value\n" in refused.err
     assert dokrun("result -o", tmp_path / "grid", short).status == 0
     assert pickle.loads((tmp_path / "grid").read_bytes()).sum() == np.arange(100_000).sum()
     unwritten = dokrun("result -o", tmp_path / "no" / "such" / "folder", short)
@@ -182,6 +183,7 @@ SCRIPT = """
 
     if __name__ == "__main__":
         raise SystemExit("this is no program here")
+    print("imported")
 """
 
 
@@ -218,6 +220,7 @@ def test_nothing_is_sent_by_a_rehearsal_a_quote_or_a_mistake(place: Place, scrip
     broken = place.dokrun("run", "--rehearse", f"{script}:fails")
     assert (broken.returncode, "fails raised ValueError: boom" in broken.stderr) == (4, True)
     quoted = place.dokrun("quote", "--json", f"{script}:train", "2")
+    assert "imported\n" in quoted.stderr
     assert json.loads(quoted.stdout)["plan"] == "v100-32gb"
     assert "--names" in place.dokrun("run", f"{script}:train", "--help").stdout
     for words, said in (

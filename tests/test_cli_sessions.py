@@ -31,6 +31,7 @@ def test_a_session_and_its_calls_are_told_apart(account: pytest.MonkeyPatch, dok
         short = keys.shortened(session.handle)
         told = dokrun("show --json", short).json
         assert (told["kind"], told["state"], told["calls"]) == ("session", "running", None)
+        assert "goes on" in dokrun("cancel --json", future.handle).json[0]["told"]
         refused = dokrun("result", session.handle)
         assert (refused.status, "is a session, which has no value" in refused.err) == (2, True)
     followed = dokrun("attach", session.handle)

@@ -16,6 +16,7 @@ from places import JOB, Place, abandoned, failure, place, wait_for
 import dokrun as dok
 from dokrun import keys
 from dokrun.api import Client
+from dokrun.emulator import Fault
 
 __all__ = ["place"]
 
@@ -59,6 +60,23 @@ def test_a_call_that_is_not_detached_ends_with_its_process(place: Place) -> None
 
 
 # The command line.
+
+
+def test_of_two_tasks_that_the_service_made_of_one_request_the_one_that_runs_is_meant_and_both_are_ended(
+    place: Place,
+) -> None:
+    place.dok.faults.add(Fault("duplicate", method="POST", path="/tasks/", phase="after"))
+    handle = abandoned(place)
+    first, second = reversed(place.tasks())
+    with Client(place.dok.token, place.dok.secret, base_url=place.dok.api_url) as client:
+        for task in (first, second):
+            if task.status == "waiting":
+                client.tasks.cancel(task.id)
+    wait_for(lambda: {task.status for task in place.tasks()} == {"running", "canceled"})
+    shown = place.dokrun("cancel", handle)
+    assert (shown.returncode, shown.stdout.endswith(": cancelled\n")) == (0, True), shown.stderr
+    wait_for(lambda: all(task.ended for task in place.tasks()))
+    assert len(place.dok.faults.injected) == 1
 
 
 def test_ls_tells_whole_lines_in_a_pipe_whoever_made_the_tasks(place: Place) -> None:

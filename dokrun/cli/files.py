@@ -133,7 +133,7 @@ def _counted(each: Any) -> str:
 
 def gc(
     older_than: Annotated[str, typer.Option(help="How old what calls share must be, as 30d; 14d at least.")] = "30d",
-    puts: Annotated[bool, typer.Option("--puts", help="What dok.put has sent as well, if it is as old.")] = False,
+    puts: Annotated[bool, typer.Option("--puts", help="What dok.put has sent as well, if that is as old.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only list what would go.")] = False,
     as_json: Json = False,
     profile: Profile = None,
@@ -142,8 +142,9 @@ def gc(
 
     That is what ended jobs have left, 72 hours after their end, and what calls have shared, such as large arguments,
     when it has not been used for a month. Nothing goes that a call may need which waits or runs, or is just being sent,
-    from whatever machine; and nothing that dok.put has sent, which stays until you say --puts. Where projects share the
-    bucket, the calls of the others are known by their age alone: run it with an --older-than that none of them reaches.
+    from whatever machine. What dok.put has sent stays until you say --puts, and even then while any call waits or
+    runs, or did a day ago. Where projects share the bucket, the calls of the others are known by their age alone:
+    run it with an --older-than that none of them reaches.
     """
     age = timedelta(seconds=seconds("--older-than", older_than))
     settings = config.load(profile)

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, Optional
 import typer
 
 from dokrun import keys
+from dokrun.cli import render
 from dokrun.cli.ends import NotYet, Status, say
 from dokrun.cli.opened import engine_of
 from dokrun.cli.parameters import Handle, Profile
 from dokrun.cli.watching import Watched, watch
-from dokrun.errors import DiskError, DokrunError, OptionError
+from dokrun.errors import DiskError, DokrunError, NotSerializable, OptionError
 
 if TYPE_CHECKING:
     from dokrun.engine import Engine
@@ -65,13 +66,23 @@ def result(
     present(watched, output, as_json=as_json)
 
 
+class NotShown(DokrunError):
+    """A value is there, and cannot be shown or kept as was asked for."""
+
+
 def present(watched: Watched, output: Path | None, *, as_json: bool) -> None:
     """Print the values of calls that have ended, or write them to a file; then fail as the first has that did."""
     outcomes = [outcome(future) for future in watched.futures]
     failed = [(number, error) for number, (_, error) in enumerate(outcomes) if error is not None]
     values = [value for value, error in outcomes if error is None]
     if not failed or (watched.many and output is None and not as_json):
-        show(values if watched.many else values[0], output, as_json=as_json, many=watched.many)
+        try:
+            show(values if watched.many else values[0], output, as_json=as_json, many=watched.many)
+        except (NotShown, DiskError):
+            future = watched.futures[0]
+            if future.costs:
+                say(f"{future.name} need not run again: dokrun result {keys.shortened(future.handle)} has its value")
+            raise
     if failed:
         number, error = failed[0]
         if watched.many:
@@ -99,13 +110,17 @@ def show(value: Any, output: Path | None = None, *, as_json: bool = False, many:
     if output is not None:
         from dokrun.payload.serialize import plain_pickle
 
-        write_file(output, plain_pickle(value))
+        try:
+            data = plain_pickle(value)
+        except NotSerializable as error:
+            raise NotShown(str(error)) from error
+        write_file(output, data)
         say(f"the value is in {output}")
     elif as_json:
         try:
-            told = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+            told = json.dumps(value, indent=2, ensure_ascii=not render.is_unicode(), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            raise OptionError(
+            raise NotShown(
                 f"the value, of type {type(value).__name__}, cannot be written as JSON ({error}); leave --json away to "
                 "see it as Python writes it, or keep it with --output FILE"
             ) from error

@@ -58,8 +58,8 @@ def _asked(api_url: str | None) -> dict[str, Any]:
         "access_token": _ask("Access token of an API key of Sakura Cloud that is granted DOK"),
         "access_token_secret": _ask("Its secret (not shown)", hidden=True),
     }
-    if api_url is not None:
-        table["api_url"] = api_url
+    # What is not said is the service's own, whatever was there before: another's address gets no new key.
+    table |= {"api_url": api_url, "bucket": None, "registry": None}
     if bucket := _ask("Bucket, of any S3-compatible store (none: calls up to 64 KiB)", needed=False):
         table["bucket"] = {
             "name": bucket,

@@ -124,7 +124,10 @@ def cancel(handles: Handles, as_json: Json = False, profile: Profile = None) -> 
     ended = []
     for one, handle in found:
         if handle is not None and handle.call and not one.task.ended:
-            ended.append(_end_calls(engine, one, handle))
+            done = _end_calls(engine, one, handle)
+            ended.append(done)
+            if not as_json:
+                print(f"{handle.name}: {done['told']}, and dokrun cancel {one.short_handle} ends that", flush=True)
         else:
             told = "cancelled" if engine.cancel(one) else "it had ended before"
             ended.append({"handle": one.short_handle, "task": one.task.id, "told": told})
@@ -138,8 +141,10 @@ def _end_calls(engine: Engine, session: Listed, handle: keys.Handle) -> dict[str
     from dokrun.engine.live import Live
 
     live = engine.attach(session.handle)
+    if not isinstance(live, Live):
+        raise OptionError(
+            f"{str(handle)!r} is no call of a session; dokrun cancel {session.short_handle} ends its task"
+        )
+    live.end_calls(handle)
     told = f"cancelled, if it had not ended before; its session (task {session.task.id}) goes on"
-    if isinstance(live, Live):
-        live.end_calls(handle)
-        print(f"{handle.name}: {told}, and dokrun cancel {session.short_handle} ends that")
     return {"handle": str(handle), "task": session.task.id, "told": told}

@@ -60,7 +60,12 @@ def facts(told: Row, *, as_json: bool) -> None:
 
 def show_json(told: object) -> None:
     """Write JSON."""
-    print(json.dumps(plain(told), indent=2, ensure_ascii=False))
+    print(json.dumps(plain(told), indent=2, ensure_ascii=not is_unicode()))
+
+
+def is_unicode() -> bool:
+    """Tell whether the output takes every character, which JSON can do without."""
+    return (getattr(sys.stdout, "encoding", None) or "").lower().replace("-", "").startswith("utf")
 
 
 def plain(value: Any) -> Any:

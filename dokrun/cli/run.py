@@ -142,8 +142,8 @@ def _leave(future: Future[Any]) -> None:
     """Print the handle of a call once DOK has taken it."""
     handle = future.handle
     future._progress.wait_for("task_id", future.done)  # noqa: SLF001 - who leaves it alone wants to know that it is there
+    print(handle)
     _, error = outcome(future) if future.done() else (None, None)
     if error is not None:
-        raise error
-    print(handle)
+        fail(future.name, error)
     say(f"dokrun attach {shortened(handle)} follows it")

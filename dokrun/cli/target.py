@@ -6,6 +6,7 @@ A script is taken as `python script.py` would send it: its functions are those o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import runpy
 import sys
@@ -96,7 +97,9 @@ def _started(path: Path, file: str) -> ModuleType:
 def _run(load: Callable[[], T], file: str) -> T:
     looking = LOOKING.set(True)
     try:
-        return load()
+        # What the output is for is what the command tells.
+        with contextlib.redirect_stdout(sys.stderr):
+            return load()
     except (Exception, SystemExit) as error:
         raise OptionError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     finally:

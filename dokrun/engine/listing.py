@@ -58,7 +58,10 @@ def listed(client: Client, status: str | None = None) -> Iterator[Listed]:
 
 
 def find(client: Client, text: str) -> Listed:
-    """Tell the last task of the job that a handle, its beginning, or a task's id means; of a call, its session's.
+    """Tell the task of the job that a handle, its beginning, or a task's id means; of a call, its session's.
+
+    Of a job's tasks that is one that has not ended, else the last that was not cancelled: of two that the service made
+    of one request, one goes on and the other is cancelled.
 
     Raises:
         UnknownHandle: there is none.
@@ -71,8 +74,12 @@ def find(client: Client, text: str) -> Listed:
         # A call has a name of its own, and its session another.
         name = "" if handle is None or handle.call else handle.name
         meant = handle is not None and one.job_id.startswith(handle.job_id) and one.name.startswith(name)
+        if handle is not None and handle.digest:
+            meant = meant and digest(one.task).startswith(handle.digest)  # what only bears our tag is not ours
         if meant or (text and one.task.id.startswith(text)):
-            found.setdefault(one.job_id, one)
+            former = found.get(one.job_id)
+            if former is None or _rank(one.task) > _rank(former.task):
+                found[one.job_id] = one
     if not found:
         digits = "" if handle else "; a handle takes four digits of a job's id at least, as in train-7f3a"
         raise keys.UnknownHandle(f"there is no task {text!r} of dokrun's; dokrun ls tells which there are{digits}")
@@ -82,12 +89,23 @@ def find(client: Client, text: str) -> Listed:
     return next(iter(found.values()))
 
 
+def _rank(task: Task) -> int:
+    return 2 if not task.ended else 1 if task.status != "canceled" else 0
+
+
 def cancel(client: Client, submitter: Submitter, one: Listed) -> bool:
-    """End a task, and keep it from starting where it has not. Tells whether there was anything to end.
+    """End a job's tasks, and keep them from starting where they have not. Tells whether there was anything to end.
 
     Raises:
-        ApiError: the service refused or did not answer, so that it may still run.
+        ApiError: the service refused or did not answer, so that one may still run.
     """
+    definition = digest(one.task)
+    its = [each for each in of_job(client, one.job_id) if not each.task.ended and digest(each.task) == definition]
+    ended = [_cancel(client, submitter, each) for each in its]
+    return any(ended)
+
+
+def _cancel(client: Client, submitter: Submitter, one: Listed) -> bool:
     if one.task.status == "waiting":
         try:
             submitter.fence(Identity(one.job_id, digest(one.task)), attempt_of(one.task))

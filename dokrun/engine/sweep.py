@@ -74,9 +74,12 @@ def unneeded(
         jobs: what the service knows of.
         now: the time.
         older_than: how old what is named by its content must be.
-        puts: whether that holds for what `dok.put` has sent as well.
+        puts: whether that holds for what `dok.put` has sent as well, where no job is open or was a day ago: a call that
+            is given it does not send it again, so its age says nothing of who needs it.
     """
     found = list(objects)
+    # The longest pause before another attempt is an hour.
+    puts = puts and not any(job.ended is None or now - job.ended < _A_DAY for job in jobs.values())
     kept = set() if puts else {keys.parts(one.key)[1] for one in found if keys.parts(one.key)[0] == "put"}
     needed_from = _needed_from(jobs, now)
     for one in found:
@@ -124,7 +127,9 @@ def remove(bucket: Bucket, objects: Iterable[Unneeded]) -> Iterator[tuple[Unneed
     with bucket.sweeping() as tell:
         for one in objects:
             tell()
-            again = bucket.modified(one.stored.key) != one.stored.modified
+            there = bucket.modified(one.stored.key)
+            # A list may tell it to the millisecond, a look at the object itself tells whole seconds.
+            again = there is not None and there.replace(microsecond=0) != one.stored.modified.replace(microsecond=0)
             if not again:
                 bucket.delete(one.stored.key)
             yield one, not again
