@@ -29,10 +29,10 @@
         │   └── SessionLost         the session ended before the call had an outcome
         ├── ShimFailed              the container could not read what was sent (ran = "no")
         ├── VersionMismatch         pickled by another version than the one that shall read it
-        ├── CallTimeout             the call took longer than its `timeout` (ran = "yes")
+        ├── CallTimeout             the call took longer than its `timeout`
         ├── ActorLost               the process in which an actor lived has ended (ran = "no")
         ├── TooExpensive            it was ended before it cost more than its `max_yen`: has spent
-        ├── WorkerDied              the function's process died: has signal, exit_code (ran = "yes")
+        ├── WorkerDied              the function's process died: has signal, exit_code
         │   └── OutOfMemory         killed since the container's memory was used up
         ├── ResultNotSerializable   the function returned what cannot be pickled (ran = "yes")
         ├── ResultNotWritten        the container's disk could not take the result (ran = "yes")
