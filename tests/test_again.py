@@ -76,7 +76,7 @@ def test_another_kernel_is_told_how_to_get_what_the_first_one_has_begun(
     assert told(second.run("train(Config(0.5), gate).cancel();")) == ""  # its outcome was told
 
 
-def test_two_equal_calls_on_purpose_are_told_of_once_and_a_cell_that_is_run_again_once_more(
+def test_two_equal_calls_on_purpose_are_told_of_once_and_once_more_by_each_run_of_a_cell(
     opened: Callable[..., Notebook], place: Place
 ) -> None:
     notebook = opened()

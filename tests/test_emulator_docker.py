@@ -370,7 +370,7 @@ def test_without_an_engine_it_says_what_to_do(tmp_path: Path, monkeypatch: pytes
         Emulator(behaviour=Behaviour(runtime="docker"))
 
 
-def test_the_command_without_an_engine_is_one_line_and_status_1(tmp_path: Path) -> None:
+def test_the_command_without_an_engine_is_a_line_with_its_page_and_status_2(tmp_path: Path) -> None:
     done = subprocess.run(
         [Path(sys.executable).with_name("dokrun"), "emulator", "--runtime", "docker"],
         env={**os.environ, "DOCKER_HOST": f"unix://{tmp_path}/docker.sock"},
@@ -379,7 +379,7 @@ def test_the_command_without_an_engine_is_one_line_and_status_1(tmp_path: Path) 
         timeout=PATIENCE_S,
         check=False,
     )
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 2  # the second names the page
     assert "no Docker engine answers" in done.stderr
 

@@ -15,6 +15,7 @@ import pytest
 from notebooks import Notebook, environment, panels, text_of
 from places import Place, place, wait_for
 
+import dokrun as dok
 from dokrun.cards import Told, of_far, of_quote, of_receipt
 from dokrun.cost import Phases, Price, Quote, Receipt
 from dokrun.progress import Far, Pace
@@ -87,7 +88,7 @@ def test_a_wait_shows_one_panel_that_is_kept_up_to_date_and_tells_the_end(notebo
     assert re.search(r"future.cancel\(\) stops it, or in a terminal: dokrun cancel job-[0-9a-f]{12}", "\n".join(texts))
 
 
-def test_a_future_that_ends_a_cell_is_live_after_that_cell_and_is_the_same_panel_elsewhere(
+def test_a_future_at_the_end_of_a_cell_is_live_afterwards_and_the_same_panel_elsewhere(
     notebook: Notebook, place: Place
 ) -> None:
     (first,) = panels(notebook.run(f"future = job(4, {str(place.gate)!r})\nfuture"))
@@ -149,6 +150,17 @@ def test_an_interrupted_async_for_goes_on_too(notebook: Notebook, place: Place) 
     assert streams == ["dokrun: job.map goes on and may cost ¥16.80 a minute; its cancel() stops it\n"]
     place.gate.touch()
     assert text_of(notebook.run("list(results)")[-1:]) == "[8]"
+
+
+def test_a_call_goes_on_when_its_kernel_ends(place: Place) -> None:
+    with Notebook(place.folder, environment(place.environ)).running() as notebook:
+        notebook.run(SETUP)
+        outputs = notebook.run(f"future = job(4, {str(place.gate)!r})\nprint(future.handle)")
+        handle = text_of(outputs).strip()
+        wait_for(lambda: place.tasks()[0].status == "running")
+    place.gate.touch()
+    place.here()
+    assert dok.attach(handle).result(timeout=60) == 8
 
 
 def test_a_failure_is_told_in_the_panel_and_a_session_shows_its_meter(notebook: Notebook) -> None:

@@ -131,7 +131,7 @@ def wrong(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         yield notebook, one
 
 
-def test_a_cell_goes_to_a_session_and_its_outcome_is_got_by_its_handle_too(notebook: Notebook) -> None:
+def test_a_session_runs_cells_too_and_their_outcomes_are_got_by_their_handles(notebook: Notebook) -> None:
     notebook.run("import dokrun as dok\ns = dok.session(plan='v100-32gb')\nlarge = list(range(1000))")
     for number in (1, 2):  # the second one begins anew
         outputs = notebook.run(f"%%dok session=s\nlarge.append(0)\nsize = len(large) + {number}\nsize;")
@@ -149,7 +149,7 @@ def test_a_cell_goes_to_a_session_and_its_outcome_is_got_by_its_handle_too(noteb
     assert "brought\n" in streams(outputs)
 
 
-def test_an_interrupted_cell_goes_on_and_is_got_later(notebook: Notebook, place: Place) -> None:
+def test_what_was_interrupted_goes_on_and_is_got_later(notebook: Notebook, place: Place) -> None:
     def interrupt() -> None:
         wait_for(lambda: any("begun" in message["content"].get("text", "") for message in list(notebook.messages)))
         notebook.interrupt()

@@ -206,7 +206,7 @@ def test_an_exclude_that_takes_away_what_the_function_is_imported_from_is_refuse
     ("include", "hint"),
     [
         ("tables.csv", "did you mean 'table.csv'"),
-        ("*.parquet", r"matches no file .* relative to$"),
+        ("*.parquet", r"matches no file .* relative to\n"),
         ("../x", "leads out of"),
         ("/etc/hostname", "leads out of"),
         ("helpers/__pycache__", "matches no file"),

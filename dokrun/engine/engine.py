@@ -22,6 +22,7 @@ from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
 from dokrun.cost import JST, Price, Quote, utc_now
+from dokrun.display import in_notebook
 from dokrun.engine import farewell, listing
 from dokrun.engine.attach import find_entry
 from dokrun.engine.gathering import Gathering
@@ -119,6 +120,8 @@ class Engine:
         self._behind = Behind()
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._again = Again(self._parts.journal, self._is_ours, outlasts=self.settings.outlasts)
+        # At its end a kernel may not know any more what it was.
+        self._in_notebook = in_notebook()
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
         self._links: weakref.WeakSet[Link] = weakref.WeakSet()
@@ -559,7 +562,7 @@ class Engine:
 
     def _goes_on(self, run: Run) -> bool:
         """Tell whether a job outlives this process: a notebook's kernel ends more lightly than a script."""
-        return self.settings.outlasts and bool(run.detached or "ipykernel" in sys.modules)
+        return self.settings.outlasts and bool(run.detached or self._in_notebook)
 
     def _forget(self, run: Run) -> None:
         with self._changed:
