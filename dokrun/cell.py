@@ -35,6 +35,7 @@ class Cell:
         last: that one, compiled; None where there is none.
         names: what of the notebook's the cell reads.
         assigned: the names that it may assign or delete.
+        deleted: the names that it may delete, each of which it reads or assigns: one that is not there then is deleted.
         filename: what it is called in tracebacks.
         source: its text.
     """
@@ -47,6 +48,7 @@ class Cell:
         *,
         names: Mapping[str, Any],
         assigned: frozenset[str],
+        deleted: frozenset[str],
         filename: str,
         source: str,
     ) -> None:
@@ -55,6 +57,7 @@ class Cell:
         self.last = last
         self.names = dict(names)
         self.assigned = assigned
+        self.deleted = deleted
         self.filename = filename
         self.source = source
 
@@ -74,7 +77,7 @@ class Cell:
         names = {name: home[name] for name in wanted}
         if value is not None:
             names[VALUE] = value
-        return Brought(names, home, deleted=self.assigned - set(home))
+        return Brought(names, home, deleted=self.deleted - set(home))
 
     async def _run(self, home: dict[str, Any]) -> Any:
         value: Any = None

@@ -106,6 +106,7 @@ class DokMagics(Magics):
             found.last,
             names=names,
             assigned=found.assigns,
+            deleted=found.deletes,
             filename=filename,
             source=text,
         )

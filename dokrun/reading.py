@@ -16,8 +16,9 @@ from dataclasses import dataclass
 _READS = frozenset(
     {"LOAD_NAME", "LOAD_GLOBAL", "DELETE_NAME", "DELETE_GLOBAL", "LOAD_FROM_DICT_OR_GLOBALS", "LOAD_CLASSDEREF"}
 )
-_ASSIGNS_HERE = frozenset({"STORE_NAME", "DELETE_NAME"})
-_ASSIGNS_ANYWHERE = frozenset({"STORE_GLOBAL", "DELETE_GLOBAL"})
+_DELETES_HERE, _DELETES_ANYWHERE = frozenset({"DELETE_NAME", "DELETE_GLOBAL"}), frozenset({"DELETE_GLOBAL"})
+_ASSIGNS_ANYWHERE = frozenset({"STORE_GLOBAL"}) | _DELETES_ANYWHERE
+_ASSIGNS_HERE = frozenset({"STORE_NAME"}) | _ASSIGNS_ANYWHERE | _DELETES_HERE
 _FUTURES: int = functools.reduce(
     operator.or_, (getattr(__future__, name).compiler_flag for name in __future__.all_feature_names)
 )
@@ -33,6 +34,7 @@ class Read:
         last: that one's; None where there is none.
         reads: the names that it may find as they were before it, in itself and in the functions that it defines.
         assigns: the names that it may assign or delete; where it changes a part of something, that thing's.
+        deletes: those of them that it may delete.
         imports: the modules that it imports.
     """
 
@@ -40,6 +42,7 @@ class Read:
     last: types.CodeType | None
     reads: frozenset[str]
     assigns: frozenset[str]
+    deletes: frozenset[str]
     imports: frozenset[str]
 
 
@@ -69,7 +72,8 @@ def read(source: str, filename: str, line: int = 1, flags: int = 0) -> Read:
         body=_compiled(statements, filename, flags),
         last=value,
         reads=frozenset(_read_by(tree.body, filename, flags)),
-        assigns=frozenset(_assigned_by(whole)) | frozenset(_changed_in(tree.body)),
+        assigns=frozenset(_own(whole, _ASSIGNS_HERE, _ASSIGNS_ANYWHERE)) | frozenset(_changed_in(tree.body)),
+        deletes=frozenset(_own(whole, _DELETES_HERE, _DELETES_ANYWHERE)),
         imports=frozenset(_imported_by(tree)),
     )
 
@@ -90,9 +94,8 @@ def _read_by(statements: list[ast.stmt], filename: str, flags: int) -> Iterator[
             assigned |= set(_names(code, frozenset({"STORE_NAME"}), frozenset()))
 
 
-def _assigned_by(code: types.CodeType) -> Iterator[str]:
-    names = _names(code, _ASSIGNS_HERE | _ASSIGNS_ANYWHERE, _ASSIGNS_ANYWHERE)
-    return (name for name in names if not _is_special(name))
+def _own(code: types.CodeType, here: AbstractSet[str], within: AbstractSet[str]) -> Iterator[str]:
+    return (name for name in _names(code, here, within) if not _is_special(name))
 
 
 def _is_special(name: str) -> bool:

@@ -48,6 +48,7 @@ def test_a_cell_reads_the_notebooks_names_and_what_it_assigns_comes_back(noteboo
             def grown(self): return Thing(self.size + step)
 
         step, unused, gone, table = 2, threading.Lock(), 1, {"old": 1}
+        best, each, later_set = 3, 4, 5
         thing = Thing(1)
         def total(): return step * factor
     """)
@@ -69,6 +70,11 @@ def test_a_cell_reads_the_notebooks_names_and_what_it_assigns_comes_back(noteboo
         async def wait(): return "awaited"
         awaited = await wait()
         del gone
+        if step > 100: best = step
+        for each in []: pass
+        def set_later():
+            global later_set
+            later_set = 0
         first
     """)
     assert streams(outputs) == "working in __main__\n"
@@ -80,11 +86,13 @@ def test_a_cell_reads_the_notebooks_names_and_what_it_assigns_comes_back(noteboo
         print(grown, isinstance(grown, Thing), grown.kind is Kind.SMALL, first, step, number, half, table, awaited)
         print(later(), isinstance(kept, Kept), isinstance(kept, Thing), os.path.sep, mine.NUMBER, round(turn, 2))
         print("gone" in globals(), "unused" in globals(), "file" in globals())
+        print(best, each, later_set)
     """)
     assert streams(outputs).splitlines() == [
         "Thing(size=3) True True 20 3 2 0.5 {'old': 1, 'new': 7} awaited",
         "103 True True / 7 6.28",
         "False True False",
+        "3 4 5",
     ]
 
 
@@ -196,6 +204,19 @@ def test_what_was_interrupted_goes_on_and_is_got_later(notebook: Notebook, place
 def test_a_cells_names_are_told_without_running_it(source: str, reads: set[str], assigns: set[str]) -> None:
     found = read(source, "<cell>")
     assert (set(found.reads), set(found.assigns)) == (reads, assigns)
+
+
+@pytest.mark.parametrize(
+    ("source", "deletes"),
+    [
+        ("if c: v = 1", set()),
+        ("x = 1\ndel x, y", {"x", "y"}),
+        ("def f():\n  global g\n  g = 1\n  del h", set()),
+        ("def f():\n  global g\n  del g", {"g"}),
+    ],
+)
+def test_only_what_a_cell_may_delete_is_told_so(source: str, deletes: set[str]) -> None:
+    assert set(read(source, "<cell>").deletes) == deletes
 
 
 def test_what_a_cell_brings_shares_what_it_shared_and_leaves_out_what_cannot_be_pickled() -> None:
