@@ -69,6 +69,8 @@ def test_another_kernel_is_told_how_to_get_what_the_first_one_has_begun(
     assert found is not None
     assert found[1] == "train"
     assert told(second.run("other = train(Config(0.25), gate)\nother.cancel();")) == ""
+    other = "other = train.options(env={'A': '1'})(Config(0.5), gate)\nother.cancel();"
+    assert told(second.run(other)) == ""  # in another environment
     assert told(second.run("list(map(lambda each: each.cancel(), [train.map([Config(0.5)], [gate])]));")) == ""
     place.gate.touch()
     assert text_of(second.run(f'dok.attach("{found[2]}").result()')[-1:]) == "1.0"
@@ -147,6 +149,15 @@ def test_calls_are_alike_whatever_file_their_code_was_read_from_and_whichever_nu
         made("/tmp/1.py").like(*args, others=("f" * 64,)),
     ):
         assert other not in ("", first)
+
+
+def test_functions_that_only_take_their_arguments_otherwise_are_not_alike() -> None:
+    told = set()
+    for parameters in ("a, b", "a, *, b", "a, /, b"):
+        names: dict[str, Any] = {"__name__": "__main__"}
+        exec(f"def function({parameters}): return a", names)
+        told.add(Made(names).like())
+    assert len(told) == 3
 
 
 def test_what_cannot_be_pickled_is_like_nothing() -> None:

@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
 from datetime import date, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -54,6 +54,7 @@ from dokrun.engine.workers import Workers
 from dokrun.errors import ConfigError, OptionError, StorageError
 from dokrun.future import Future
 from dokrun.given import Piece, Put
+from dokrun.image.spec import Image
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing, handed_out
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
@@ -336,7 +337,15 @@ class Engine:
         pack, *_ = job.header["calls"]
         pickled = {pack["records"], pack["offsets"], *(f["value"][0] for f in job.header["functions"] if "value" in f)}
         others = [segment.sha256 for number, segment in enumerate(job.segments) if number not in pickled]
-        return likeness(target.function, args, kwargs, [job.name, job.plan, *others])
+        options, image = job.options, job.options.image
+        # Of what they are only a digest is kept, and of secrets not even their values.
+        where = (
+            astuple(image) if isinstance(image, Image) else image,
+            sorted(options.env.items()),
+            sorted(options.secrets),
+            job.timeout_s,
+        )
+        return likeness(target.function, args, kwargs, [job.name, job.plan, repr(where), *others])
 
     def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False, alike: str = "") -> Outcomes:
         if self._bucket is None:

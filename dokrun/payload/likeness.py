@@ -30,7 +30,8 @@ def likeness(
         function: what is called.
         args: what it is called with.
         kwargs: likewise.
-        others: the digests of what goes along beside the pickles: files, and the contents of large arrays.
+        others: what else must be the same: where the call shall run, and the digests of what goes along beside the
+            pickles, which are files and the contents of large arrays.
     """
     file = io.BytesIO()
     called = function, tuple(map(apart, args)), {name: apart(value) for name, value in kwargs.items()}
@@ -60,7 +61,9 @@ class _Pickler(Pickler):
 
 def _parts(code: CodeType) -> tuple[Any, ...]:
     constants = tuple(sorted(map(repr, it)) if isinstance(it, frozenset) else it for it in code.co_consts)
-    return code.co_name, code.co_code, constants, code.co_names, code.co_varnames, code.co_freevars, code.co_flags
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount
+    names = code.co_name, code.co_names, code.co_varnames, code.co_freevars
+    return code.co_name, code.co_code, constants, names, counts, code.co_flags
 
 
 def _told(*parts: Any) -> Any:
