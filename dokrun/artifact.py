@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -47,7 +48,8 @@ def download(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Pat
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise OptionError(f"{str(folder)!r} is not an empty folder; name one of its own for these files")
-        _make(artifact, names, folder)
+        with made_whole(folder) as aside:
+            artifact.download(names, aside)
     except OSError as error:
         raise DiskError(
             f"the files cannot be written to {str(folder)!r} on this machine ({error.strerror or error}); make room "
@@ -57,12 +59,14 @@ def download(artifact: Artifact, names: Sequence[str], folder: Path) -> list[Pat
     return [folder / name for name in names]
 
 
-def _make(artifact: Artifact, names: Sequence[str], folder: Path) -> None:
+@contextmanager
+def made_whole(folder: Path) -> Iterator[Path]:
+    """Yield a folder to write to, which gets its name when the block ends well, and goes where it does not."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     # Only its owner can enter a folder that mkdtemp made, so nobody can put a link in the way.
     aside = Path(tempfile.mkdtemp(prefix=".dokrun-", dir=folder.parent))
     try:
-        artifact.download(names, aside)
+        yield aside
         aside.chmod(0o755)
         aside.replace(folder)
     except BaseException:
