@@ -103,7 +103,7 @@ def read_outcomes(
             expected.session or expected.job_id,
             expected.attempt,
         )
-    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (FileNotFoundError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise NoOutcome("and its artifact holds no outcome of dokrun's") from error
     if reason == protocol.UNCLAIMED and told.failure:
         raise NoOutcome(f"since {told.failure['message']}")
@@ -139,7 +139,8 @@ def _read_all(told: _Told, reader: Reader, folder: Path) -> Numbered:
             # Under no other name is anything unpacked from the archive.
             yield from fresh(reader.reports(folder / protocol.REPORTS_DIR / Path(path).name, sha256))
         except errors.CallFailed as error:
-            trouble = error
+            # Of two, the one that another look may mend: any call that is left may be in that file.
+            trouble = trouble if isinstance(trouble, errors.ResultNotFetched) else error
     for first, end, failure in told.failures:
         # Whatever it says, there are no more calls than are looked for.
         numbers = range(max(0, first), min(end, last + 1))
@@ -164,7 +165,7 @@ def _manifest(folder: Path) -> bytes:
 def _checkpoint(told: Any, attempt: int) -> Checkpoint | None:
     try:
         return Checkpoint(attempt, int(told["slot"]), str(told["sha256"]), int(told["size"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -199,12 +200,14 @@ class Reader:
         except FormatError as error:
             message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
             raise errors.VersionMismatch(message, ran="maybe", **where) from error
-        except (ValueError, FileNotFoundError, KeyError, IndexError, TypeError, RecursionError) as error:
-            message = f"the result does not match what the container vouched for, and was not opened: {error}"
+        except (LookupError, ValueError, TypeError, OverflowError, FileNotFoundError, RecursionError) as error:
+            message = f"the result does not match what the container vouched for, and was not opened: {_why(error)}"
+            if data:
+                message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
             # A report may also say that the function did not run.
             raise errors.Tampered(message, ran="maybe", **where) from error
         except (OSError, MemoryError) as error:
-            message = f"the result is there, but cannot be read on this machine: {error}"
+            message = f"the result is there, but cannot be read on this machine: {_why(error)}"
             raise errors.ResultNotFetched(message, ran="maybe", **where) from error
 
     def failed(self, failure: Mapping[str, Any]) -> Outcome:
@@ -219,13 +222,17 @@ class Reader:
         return Outcome(error=error, again=unbegun and self._task.status != "canceled", over=over)
 
     def outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
-        """Open a report that has been verified."""
+        """Make the outcome of a report that has been verified."""
         if header["kind"] == "failure":
             return self.failed(header["failure"])
         numbers = header.get("value") or header.get("exception") or []
         buffers = [data for number in numbers if (data := segments[number].data) is not None]
         if len(buffers) != len(numbers):
             raise EnvelopeError("a part of it is missing")
+        return self.opened(header, segments, buffers)
+
+    def opened(self, header: Mapping[str, Any], segments: Sequence[Segment], buffers: Sequence[Buffer]) -> Outcome:
+        """Open what a function has returned or raised."""
         try:
             loaded = load_value(buffers) if buffers else None
         except BaseException as error:  # noqa: BLE001 - unpickling runs the user's code, which may raise anything
@@ -330,6 +337,11 @@ def _failure(failure: Mapping[str, Any], *, task_id: str) -> errors.CallFailed:
     if "traceback" in failure:
         error.__cause__ = RemoteTraceback(failure["traceback"])
     return error
+
+
+def _why(error: BaseException) -> str:
+    # Not where the file was, which goes when it is read.
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
 def _verified(path: Path, sha256: str) -> memoryview:
