@@ -86,6 +86,7 @@ def rescue(
 
     That is 72 hours after their end. Each task has a folder, with its values as pickles that were verified and not
     opened, its files, and outcome.json, which says what became of each call. What was saved before is passed over.
+    What was verified and cannot be read by this version of dokrun is kept as it came, in its folder raw.
     Opening such a pickle needs what the value is made of, and runs what it holds, as result would.
     """
     if bool(given) is everything:
@@ -96,7 +97,7 @@ def rescue(
     chosen = None if everything else {engine.find(text).job_id for text in given or []}
     listed = [one for one in engine.listed() if chosen is None or one.job_id in chosen]
     told = []
-    for each in save(engine.client, listed, output):
+    for each in save(engine.client, engine.bucket, listed, output):
         told.append(each)
         if not as_json and each.what != "gone":
             where = f"{each.folder}: {_counted(each)}" if each.what == "saved" else f"{each.folder}"

@@ -427,6 +427,11 @@ class Engine:
         with self._changed:
             return any(run.calls.job_id == job_id for run in self._unfinished)
 
+    @property
+    def bucket(self) -> Bucket | None:
+        """The profile's bucket, if it has one."""
+        return self._bucket
+
     def listed(self, status: str | None = None) -> Iterator[Listed]:
         """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
         return listing.listed(self.client, status)

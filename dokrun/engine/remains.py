@@ -10,9 +10,9 @@ import json
 import mmap
 import pickletools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,26 @@ from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
 from dokrun.artifact import ArtifactFile
 from dokrun.engine.archive import ArchiveError, extract_files, extract_own
-from dokrun.engine.definition import attempt_of
+from dokrun.engine.definition import attempt_of, calls_of, chosen_of
 from dokrun.engine.members import Content
 from dokrun.engine.reports import Expected, Outcome, Reader, read_outcomes
 from dokrun.shim import protocol
-from dokrun.shim.envelope import Buffer, EnvelopeError, Segment, unpack_all
+from dokrun.shim.envelope import Buffer, Segment, unpack_all
 
 _FRAME, _NEXT_BUFFER, _BYTES = "FRAME", "NEXT_BUFFER", b"\x96"
 _FRAME_BYTES = 9
 _MOST_CALLS = 1_000_000
-_UNREADABLE = (errors.Tampered, errors.VersionMismatch, errors.ResultNotFetched)
+# What reading JSON that anybody may have written can raise.
+_BROKEN = (OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError)
+# Where rescue keeps, in a task's folder, files of reports that are verified and cannot be read.
+RAW = "raw"
 
 
 @dataclass(frozen=True)
 class Kept:
     """What became of a call: its `kind` is value, exception, failure or unreadable; the first two have a pickle.
 
-    What cannot be verified, or was written by another version, is unreadable.
+    What cannot be verified, or was written by another version, is unreadable; `lasting` tells whether it stays so.
 
     `message` is the exception's text, or the failure's; `ran` tells whether the function did.
     """
@@ -47,6 +50,7 @@ class Kept:
     message: str = ""
     traceback: str = ""
     ran: str = "yes"
+    lasting: bool = True
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,18 @@ class Remains:
         except ArchiveError as error:
             raise _broken(error) from error
 
-    def calls(self, task: Task, job_id: str, name: str) -> Iterator[tuple[int, Kept]]:
+    def calls(self, task: Task, job_id: str, name: str, folder: Path | None = None) -> Iterator[tuple[int, Kept]]:
         """Yield what became of the job's calls that the manifest speaks of, verified, by their numbers.
+
+        A session is number 0: that is where it says what befell the whole of it, or a file whose calls it cannot tell.
+        Files of reports that are verified and cannot be read are kept in the folder, if there is one.
 
         Raises:
             NoOutcome: there is no outcome of dokrun's.
+            OSError: such a file cannot be kept.
         """
-        expected = Expected(job_id, attempt_of(task), name, _numbers(self.own))
-        for number, outcome in read_outcomes(expected, task, self.own, self.own, reader=_Keeper):
+        expected = Expected(job_id, attempt_of(task), name, _numbers(self.own) | _sent(task))
+        for number, outcome in read_outcomes(expected, task, self.own, (folder or self.own) / RAW, reader=_Keeper):
             if not outcome.unnamed:
                 yield number, _kept(outcome)
 
@@ -142,16 +150,27 @@ def in_band(buffers: Sequence[Buffer]) -> Iterator[bytes | memoryview]:
 class _Keeper(Reader):
     """Reads reports without unpickling anything: what it makes of one is a `Kept` in place of the value."""
 
-    def outcome(self, header: Mapping[str, Any], segments: Sequence[Segment]) -> Outcome:
-        kind = header["kind"]
-        if kind == "failure":
-            return self.failed(header["failure"])
-        numbers = header.get("value") or header.get("exception") or []
-        buffers = [data for number in numbers if (data := segments[number].data) is not None]
-        if len(buffers) != len(numbers):
-            raise EnvelopeError("a part of it is missing")
-        told = {key: str(header[key]) for key in ("message", "traceback") if key in header}
-        return Outcome(value=Kept(str(kind), buffers, **told))
+    def failed(self, failure: Mapping[str, Any]) -> Outcome:
+        outcome = super().failed(failure)
+        return replace(outcome, value=_without_value("failure", outcome), error=None)
+
+    def opened(self, header: Mapping[str, Any], segments: Sequence[Segment], buffers: Sequence[Buffer]) -> Outcome:
+        del segments
+        message, traceback = (str(header.get(key, "")) for key in ("message", "traceback"))
+        return Outcome(value=Kept(str(header["kind"]), buffers, message, traceback))
+
+    def _keep(self, name: str, parts: Iterable[Buffer]) -> str:
+        self._keep_in.mkdir(exist_ok=True)
+        with (self._keep_in / name).open("wb") as file:
+            file.writelines(parts)
+        # Where the folder lies now is no matter: it goes, or gets another name.
+        return f"dokrun rescue keeps it as {RAW}/{name}"
+
+
+def _sent(task: Task) -> set[int]:
+    """Tell which calls a task was sent with; a session is number 0 of its own."""
+    count = calls_of(task)
+    return chosen_of(task, min(count, _MOST_CALLS)) if count else {0}
 
 
 def _numbers(own: Path) -> set[int]:
@@ -160,29 +179,30 @@ def _numbers(own: Path) -> set[int]:
     try:
         for first, end in (entry["calls"] for entry in json.loads((own / protocol.MANIFEST).read_bytes())["calls"]):
             numbers.update(range(int(first), min(int(end), int(first) + _MOST_CALLS)))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except _BROKEN:
         return numbers  # which is told when it is read
     for path in (own / protocol.REPORTS_DIR).glob("*"):
         try:
-            with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                numbers.update(int(header["call"]) for _, header, _ in _envelopes(data))
-        except (OSError, ValueError, KeyError, TypeError):
+            with path.open("rb") as file:
+                # It goes with its last view: what is broken may have left some, and then it could not be closed.
+                data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            numbers.update(int(header["call"]) for _, header, _ in unpack_all(data))
+        except _BROKEN:
             continue
     return numbers
-
-
-def _envelopes(data: mmap.mmap) -> Iterator[tuple[int, dict[str, Any], list[Segment]]]:
-    with memoryview(data) as view:
-        yield from unpack_all(view)
 
 
 def _kept(outcome: Outcome) -> Kept:
     if isinstance(outcome.value, Kept):
         return outcome.value
+    return _without_value("unreadable", outcome)
+
+
+def _without_value(kind: str, outcome: Outcome) -> Kept:
     error = outcome.error
     ran = error.ran if isinstance(error, errors.CallFailed) else "maybe"
-    kind = "unreadable" if isinstance(error, _UNREADABLE) else "failure"
-    return Kept(kind, message=str(error.args[0]) if error is not None and error.args else "", ran=ran)
+    message = str(error.args[0]) if error is not None and error.args else ""
+    return Kept(kind, message=message, ran=ran, lasting=outcome.lasting)
 
 
 def _broken(error: ArchiveError) -> errors.InvalidAnswer:
