@@ -116,6 +116,8 @@ class Map(Generic[T]):
         self._exhausted = threading.Event()
         self._broken: BaseException | None = None
         self._looking = threading.RLock()
+        # Whoever counts sees each job among those that go on or among those before, and not in both.
+        self._moving = threading.Lock()
         self._size = size
         from dokrun.display import Display
         from dokrun.progress import Far
@@ -238,9 +240,12 @@ class Map(Generic[T]):
     def _far(self) -> Far:
         from dokrun.progress import together
 
-        far = functools.reduce(together, [job.far for job in self._jobs], self._before)
-        known = far.total if self._exhausted.is_set() else None
-        return dataclasses.replace(far, total=known if self._size is None else self._size)
+        exhausted = self._exhausted.is_set()
+        with self._moving:
+            jobs, before = self._jobs.copy(), self._before
+        far = functools.reduce(together, [job.far for job in jobs], before)
+        # Of one that was cancelled, or that broke, some calls are never made.
+        return dataclasses.replace(far, total=far.total if exhausted else self._size)
 
     def _may_go_on(self) -> bool:
         """Tell whether there is something to hand out, or to begin; the lock is held."""
@@ -258,8 +263,10 @@ class Map(Generic[T]):
         from dokrun.progress import together
 
         for job in [job for job in self._jobs if self._taken[job] == len(job)]:
-            self._jobs.remove(job)
-            self._before = together(self._before, job.far)
+            far = job.far
+            with self._moving:
+                self._jobs.remove(job)
+                self._before = together(self._before, far)
             del self._taken[job]
         self._advance()
         for job in self._next_jobs():
