@@ -83,7 +83,8 @@ class Panel:
 
                 self._shown, self._shown_at = card, time.monotonic()
                 update_display(card.bundle, raw=True, display_id=self._id)  # type: ignore[no-untyped-call]
-            return not over
+            # What was over while a cell kept its display to itself is to be shown after that cell.
+            return not over or card != self._shown
 
 
 class _Updates:
