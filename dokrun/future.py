@@ -162,6 +162,20 @@ class Future(concurrent.futures.Future[T]):
         if self._progress.logs is not None and task_id is not None:
             yield from self._progress.logs(task_id, self._number)
 
+    def all_logs(self) -> Iterator[str]:
+        """Yield what the tasks of all its attempts write, one after another, until there is an outcome. For `%%dok`."""
+        progress, seen = self._progress, None
+        progress.hurry()
+        while True:
+            known = None, seen
+            progress.wait_until(lambda: progress.task_id not in known or self.done())  # noqa: B023 - it is over here
+            if progress.task_id in known or progress.logs is None:
+                return
+            seen = progress.task_id
+            yield from progress.logs(seen, self._number)
+            if progress.session is not None:
+                return  # which tells of all attempts by itself
+
     def cancel(self) -> bool:
         """Cancel the call, whether it waits or runs: its task is told to end.
 

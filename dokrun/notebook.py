@@ -8,6 +8,7 @@ import importlib
 import queue
 import re
 import sys
+import time
 import types
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -30,8 +31,8 @@ from dokrun.tail import Following
 # What the notebook knows the future of the last cell by that was run so.
 _LAST = "_dok"
 _LOOK_S = 0.25
-# How long the end of a cell waits for what it has printed last.
-_LAST_PRINTED_S = 1.0
+# How long the end of a cell waits for what it has printed last: the log's reader may pause as it looks for the task.
+_LAST_PRINTED_S = 20.0
 _OPTION = re.compile(r"\s*([A-Za-z_]\w*)\s*=\s*")
 # Where a cell's own code was, in the traceback that its container has written.
 _LINE = re.compile(r'File "(<%%dok cell [0-9a-f]{8}>)", line ([1-9][0-9]{0,6}), in <module>')
@@ -200,16 +201,21 @@ def _printing(future: Future[Any]) -> Any:
     """Wait for a cell, print what it prints, and tell what it has come to."""
     __tracebackhide__ = True
     printed: queue.SimpleQueue[str] = queue.SimpleQueue()
-    following = Following(future.name, future.logs, printed.put)
+    following = Following(future.name, future.all_logs, printed.put)
     future.show(log=False, variable=_LAST)
     try:
         while not future.done():
             _print(printed, _LOOK_S)
-        following.ended.wait(_LAST_PRINTED_S)
+        until = time.monotonic() + _LAST_PRINTED_S
+        while not (following.ended.is_set() or future.cancelled()) and time.monotonic() < until:
+            _print(printed, _LOOK_S)
         _print(printed, 0)
     except KeyboardInterrupt:
-        future.interrupted()
+        if not future.done():
+            future.interrupted()
         raise
+    finally:
+        following.stop()
     error = None if future.cancelled() else future.exception()
     future.show_end()
     if error is not None:
@@ -260,7 +266,7 @@ def _modules(found: Read, names: Mapping[str, Any]) -> dict[str, types.ModuleTyp
             continue
         try:
             modules[f"__dokrun_{top}__"] = importlib.import_module(name)
-        except Exception:  # noqa: BLE001, S112 - the cell will raise it, where it is run
+        except (Exception, SystemExit):  # noqa: BLE001, S112 - the cell will raise it, where it is run
             continue
     return modules
 

@@ -48,12 +48,19 @@ class Following:
         self._name = name
         self._log = log
         self._take = take
+        self._stopped = False
         self.ended = threading.Event()
         threading.Thread(target=self._follow, name="dokrun-log", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take no more of it."""
+        self._stopped = True
 
     def _follow(self) -> None:
         try:
             for piece in self._log():
+                if self._stopped:
+                    break
                 self._take(piece)
         except Exception as error:  # noqa: BLE001 - a log that cannot be had is no reason for anything to fail
             _log.info("the log of %s is not shown: %s", self._name, error)

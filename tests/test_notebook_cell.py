@@ -157,6 +157,18 @@ def test_a_session_runs_cells_too_and_their_outcomes_are_got_by_their_handles(no
     assert "brought\n" in streams(outputs)
 
 
+def test_what_is_tried_again_prints_the_log_of_each_attempt(notebook: Notebook) -> None:
+    notebook.run("import dokrun as dok\nattempts = dok.Retry(1, on=ValueError)")
+    outputs = notebook.run("""
+        %%dok plan=v100-32gb retries=attempts
+        attempt = dok.current().attempt
+        print("attempt", attempt, flush=True)
+        if attempt == 1: raise ValueError("not yet")
+    """)
+    assert streams(outputs) == "attempt 1\nattempt 2\n"
+    assert streams(notebook.run("print(attempt)")) == "2\n"
+
+
 def test_what_was_interrupted_goes_on_and_is_got_later(notebook: Notebook, place: Place) -> None:
     def interrupt() -> None:
         wait_for(lambda: any("begun" in message["content"].get("text", "") for message in list(notebook.messages)))
