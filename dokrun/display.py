@@ -54,6 +54,7 @@ class Display:
         span: tells for how many seconds it goes on, or went on; from now on, if nothing is said.
         logs: yields what it prints, as it grows, which a panel shows the end of.
         more: tells what else a panel says: how it can be stopped, or what it has failed with.
+        again: tells whether it may go on after its end, as what is made anew when it is needed.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Display:
         span: Callable[[], float] | None = None,
         logs: Callable[[], Iterable[str]] | None = None,
         more: Callable[[], str] | None = None,
+        again: Callable[[], bool] | None = None,
     ) -> None:
         self._name = name
         self._look = look
@@ -76,10 +78,12 @@ class Display:
         self._span = span
         self._logs = logs
         self._more = more
+        self._again = again
         self._began = now()
         self._over_at: float | None = None
         self._panel: Panel | None = None
         self._following: Following | None = None
+        self._has_ended = False
         self._tail: Tail | None = None
         self._waited_since: float | None = None
         self._pace = Pace()
@@ -147,8 +151,9 @@ class Display:
     def end(self) -> None:
         """Show how it has ended: in its panel, or as a line, once, where lines were written."""
         if self._panel is not None:
-            if self._following is not None:
+            if self._following is not None and not self._has_ended:
                 self._following.ended.wait(_LAST_LINES_S)
+            self._has_ended = True
             self._refresh(now=True)
         if self._wanted and self._written:
             self._written = ""
@@ -182,8 +187,19 @@ class Display:
             self._following = Following(self._name, self._logs, self._tail.add)
         lines = () if self._tail is None else self._tail.lines
         more = "" if self._more is None else self._more()
-        card = of_far(Told(self._name, far, self._pace, self._seconds, lines, more))
-        return card, far.over and self._is_all(far)
+        seconds = self._seconds
+        card = of_far(Told(self._name, far, self._pace, seconds, lines, more))
+        is_all = far.over and self._is_all(far) and not (self._again is not None and self._again())
+        if is_all:
+            self._keep(far, seconds, more)
+        return card, is_all
+
+    def _keep(self, far: Far, seconds: float, more: str) -> None:
+        """Know of the thing no more than what was shown last: its panel stays, and a value may be large."""
+        self._look, self._span, self._more, self._again = lambda: far, lambda: seconds, lambda: more, None
+        if self._following is not None:
+            self._following.stop()
+        self._logs = self._following = None
 
     def _is_all(self, far: Far) -> bool:
         """Tell whether the bill is there, and the log, or nobody waits for them any longer."""
@@ -200,7 +216,9 @@ class Display:
 
     def _seen(self) -> Far:
         far = self._look()
-        if far.over and self._over_at is None:
+        if not far.over:
+            self._over_at = None
+        elif self._over_at is None:
             self._over_at = self._now()
         self._pace.note(self._now(), far.told)
         return far

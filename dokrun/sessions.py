@@ -72,7 +72,8 @@ class Session:
         self._display = Display(
             live.wanted.options.name or "session",
             self._far,
-            more=lambda: "" if self._ended else "session.close() ends it",
+            more=self._told,
+            again=lambda: not self.closed,
         )
 
     @overload
@@ -170,9 +171,15 @@ class Session:
             told.append(f"{duration(meter.left_s)} left")
         return Far(self.status, yen=meter.yen, note=", ".join(filter(None, told)))
 
+    def _told(self) -> str:
+        if not self._ended:
+            return "session.close() ends it"
+        return "" if self.closed else "its container has ended; the next call gets another one"
+
     @property
     def _ended(self) -> bool:
-        return self.closed and self._live.run.calls.over
+        """Whether no container is there, and none is about to be."""
+        return self._live.run.calls.over and (self.closed or not self._live.busy)
 
     @property
     def _future(self) -> Future[None]:
