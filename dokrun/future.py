@@ -57,9 +57,18 @@ class Future(concurrent.futures.Future[T]):
         Receipt(each_seconds=(...,), price=Price(plan='v100-32gb', ...), phases=Phases(...))
     """
 
-    def __init__(self, call_id: str, name: str, progress: Progress | None = None, number: int = 0) -> None:
+    def __init__(
+        self,
+        call_id: str,
+        name: str,
+        progress: Progress | None = None,
+        number: int = 0,
+        together: Callable[[], Display | None] | None = None,
+    ) -> None:
         super().__init__()
         self._number = number
+        # What shows in a notebook how far it is with those that it shares a task with; None where it is alone.
+        self._together = together
         self.call_id = call_id
         self.name = name
         if progress is None:
@@ -235,7 +244,7 @@ class Future(concurrent.futures.Future[T]):
     def _show(self, timeout: float | None) -> float | None:
         """Show how far the call is while it is waited for. Tells what is left of the time for that."""
         self._progress.hurry()
-        until, display = None if timeout is None else time.monotonic() + timeout, self._display
+        until, display = None if timeout is None else time.monotonic() + timeout, self._for_all or self._display
         with display.wait() as wait:
             while True:
                 left_s = None if until is None else max(0.0, until - time.monotonic())
@@ -254,6 +263,10 @@ class Future(concurrent.futures.Future[T]):
                 self._shown = None  # each knows the other, and a value may be large
 
     @property
+    def _for_all(self) -> Display | None:
+        return None if self._together is None else self._together()
+
+    @property
     def _display(self) -> Display:
         """What shows how far the call is, in all waits for it and all cells."""
         if self._shown is None:
@@ -264,7 +277,8 @@ class Future(concurrent.futures.Future[T]):
                 self._far,
                 lines_from_s=_LINES_FROM_S,
                 span=lambda: (self._until or time.monotonic()) - self._since,
-                logs=self.logs,
+                # To read the log of a task once for each of its calls would be a stream and a thread for each.
+                logs=self.all_logs if self._for_all is None else None,
                 more=self._told,
             )
         return self._shown

@@ -11,12 +11,15 @@ import threading
 from collections.abc import Callable, Container, Iterable
 from concurrent.futures import CancelledError
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dokrun.future import Future
 from dokrun.jobstate import Progress
 from dokrun.progress import Far
 from dokrun.shim import protocol
+
+if TYPE_CHECKING:
+    from dokrun.display import Display
 
 _log = logging.getLogger("dokrun")
 
@@ -77,6 +80,7 @@ class Outcomes:
         self._failed = 0
         self._left_out = 0
         self._futures: dict[int, Future[Any]] = {}
+        self._display: Display | None = None
         # Whether some were cancelled before they had come to anything.
         self._cancelled = False
         self._bell = bell or Bell()
@@ -113,9 +117,21 @@ class Outcomes:
             return self._made(len(self._told) - 1, name)
 
     def _made(self, number: int, name: str) -> Future[Any]:
-        future = self._futures[number] = Future(self.call_id(number), name, self.progress, number)
+        future = self._futures[number] = Future(self.call_id(number), name, self.progress, number, self._together)
         future.add_done_callback(lambda done: self._cancelled_alone(number) if done.cancelled() else None)
         return future
+
+    def _together(self) -> Display | None:
+        """Tell what shows in a notebook how far all of them are, whichever is waited for; None where there is one."""
+        from dokrun.display import Display, in_notebook
+
+        if len(self._told) == 1 or not in_notebook():
+            return None
+        with self._changed:
+            if self._display is None:
+                stop = "cancel() of each one's future stops it"
+                self._display = Display(self.name, lambda: self.far, more=lambda: "" if self.over else stop)
+            return self._display
 
     def ready(self, after: int, *, ordered: bool) -> list[Result]:
         """Tell what has come, behind the first `after` ones: in the calls' order up to the first gap, or as it came."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
+import weakref
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -18,8 +19,13 @@ from places import Place, place, wait_for
 import dokrun as dok
 from dokrun.cards import Told, of_far, of_quote, of_receipt
 from dokrun.cost import Phases, Price, Quote, Receipt
+from dokrun.display import Display
+from dokrun.future import Future
+from dokrun.jobstate import Progress
+from dokrun.map import Map, Packing
+from dokrun.outcomes import Bell, Outcomes
 from dokrun.progress import Far, Pace
-from dokrun.tail import Tail, plain
+from dokrun.tail import Following, Tail, plain
 
 __all__ = ["place"]
 
@@ -33,6 +39,13 @@ SETUP = """
         while not os.path.exists(gate):
             time.sleep(0.01)
         return number * 2
+"""
+
+# Waits until each panel has shown all that it ever will.
+SETTLED = """
+    from dokrun.panel import _updates
+    while _updates._panels:
+        time.sleep(0.01)
 """
 
 
@@ -123,7 +136,7 @@ def test_awaiting_and_async_for_work_in_cells_and_a_map_has_one_panel(notebook: 
 
 def test_an_interrupt_leaves_one_line_that_tells_what_goes_on(notebook: Notebook, place: Place) -> None:
     def interrupt() -> None:
-        wait_for(lambda: "running" in text_of(shown(notebook)))
+        wait_for(lambda: re.search("running.*¥", text_of(shown(notebook))))  # what it costs is heard a little later
         notebook.interrupt()
 
     interrupting = threading.Thread(target=interrupt)
@@ -194,7 +207,120 @@ def test_a_notebook_that_is_saved_holds_the_last_state_as_html_and_as_text(noteb
     assert panel["text/plain"].startswith("job: done in ")
 
 
+def test_calls_that_share_a_task_have_one_panel_and_no_log_stream_each(notebook: Notebook, place: Place) -> None:
+    opening = opened_later(place, notebook, "job: running")
+    outputs = notebook.run(f"""
+        results = job.map([1, 2, 3], [{str(place.gate)!r}] * 3, workers=3)
+        print(sum(future.result() for future in results.futures))
+        import threading
+        print([thread.name for thread in threading.enumerate() if thread.name == "dokrun-log"])
+    """)
+    opening.join()
+    assert text_of([output for output in outputs if output["output_type"] == "stream"]).split("\n")[:2] == ["12", "[]"]
+    notebook.run(SETTLED)
+    (panel,) = panels(notebook.nb.cells[-2].outputs)
+    assert re.match(r"job: done in \d+ s: 3 calls", panel["text/plain"])
+
+
+def test_a_panel_whose_thing_ends_in_a_captured_cell_shows_the_end_after_that(notebook: Notebook) -> None:
+    notebook.run("""
+        from dokrun.cards import Card
+        from dokrun.panel import Panel
+        over = False
+        def look(): return Card("", "over" if over else "under way"), over
+        panel = Panel(look)
+        panel.show()
+    """)
+    notebook.run("%%capture told\nover = True\nprint(panel.refresh(now=True))")
+    outputs = notebook.run("panel.refresh(now=True)\nprint(told.stdout + panel._shown.text)")
+    assert "True\nover\n" in text_of(outputs)
+
+
+def test_a_session_that_may_begin_anew_says_so_when_its_container_has_ended(notebook: Notebook, place: Place) -> None:
+    notebook.run("""
+        session = dok.session(plan="v100-32gb", name="desk", reconnect=True, idle_timeout=0.5)
+        session.submit(len, "abc").result()
+        session._future.result()
+    """)
+    outputs = notebook.run("session")
+    assert re.match(r"desk: done in", panels(outputs)[0]["text/plain"])
+    assert "the next call gets another" in text_of(outputs)
+    assert "results are fetched" not in text_of(outputs)
+    notebook.run(f"""
+        def stay():
+            while not os.path.exists({str(place.gate)!r}): time.sleep(0.01)
+        again = session.submit(stay)
+    """)
+    notebook.run("while 'session.close() ends it' not in session._display._panel._shown.text: time.sleep(0.01)")
+    assert "desk: running" in shown(notebook)[-1]["data"]["text/plain"]
+    place.gate.touch()
+    notebook.run("session.close(cancel=True)")
+
+
 # Words, without a kernel.
+
+
+def test_the_logs_of_all_attempts_are_told_one_after_another_until_there_is_an_outcome() -> None:
+    progress = Progress()
+    future = Future[int]("c" * 32, "f", progress)
+
+    def logs(task_id: str, _number: int) -> Iterator[str]:
+        yield f"first line of {task_id}\n"
+        if task_id == "a":
+            progress.update(task_id="b")
+        else:
+            future.settle(1)
+            progress.update()
+        yield "last\n"
+
+    progress.update(logs=logs, task_id="a")
+    assert "".join(future.all_logs()) == "first line of a\nlast\nfirst line of b\nlast\n"
+
+
+def test_a_log_that_nobody_wants_any_longer_is_read_no_further() -> None:
+    went_on, read = threading.Event(), list[str]()
+
+    def log() -> Iterator[str]:
+        yield "one"
+        went_on.wait(60)
+        yield "two"
+        yield "three"
+
+    following = Following("f", log, read.append)
+    wait_for(lambda: read)
+    following.stop()
+    went_on.set()
+    assert following.ended.wait(60)
+    assert read == ["one"]
+
+
+def test_a_panel_that_shows_the_end_holds_nothing_of_what_it_is_of() -> None:
+    class Thing:
+        def far(self) -> Far:
+            return Far("done", done=1, billed=True)
+
+        def more(self) -> str:
+            return "of it"
+
+    thing = Thing()
+    gone = weakref.ref(thing)
+    display = Display("f", thing.far, more=thing.more, span=lambda: 1.0)
+    card, is_all = display._card()
+    assert is_all
+    assert card.text == "f: done in 1 s\n  of it"
+    del thing
+    assert gone() is None
+    assert display._card() == (card, True)
+
+
+def test_a_map_that_is_cancelled_before_all_its_tasks_were_begun_is_over() -> None:
+    begun = iter(range(5))
+    bell = Bell()
+    results: Map[int] = Map("f", lambda: Outcomes(f"{next(begun):016x}", 2, "f", Progress(), bell), bell, Packing(), 10)
+    assert not results._far().over
+    results.cancel()
+    assert results._far().over
+    assert results._far().cancelled == results._far().total == 4
 
 
 def test_what_is_untrusted_is_escaped_and_controls_are_taken_out() -> None:
