@@ -167,7 +167,7 @@ class Map(Generic[T]):
         return self._given(self._ready.popleft())
 
     def _tell_that_it_goes_on(self) -> None:
-        costs = next((f" and may {job.progress.costs_on}" for job in self._jobs if job.progress.costs_on), "")
+        costs = next((f" and may {job.progress.costs_on}" for job in self._jobs.copy() if job.progress.costs_on), "")
         print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
 
     def __aiter__(self) -> AsyncIterator[T]:
