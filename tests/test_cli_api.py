@@ -121,7 +121,7 @@ def test_keys_registries_and_notifications_are_kept_changed_and_forgotten(
     assert dokrun(f"ssh-key update {short} --inactive --json").json["active"] is False
     assert dokrun(f"ssh-key show {short} --json").json["name"] == "me@here"
     assert [row[0] for row in dokrun("ssh-key list").rows] == ["me@here"]
-    assert dokrun(f"ssh-key delete {short}").status == 0
+    assert dokrun(f"ssh-key delete --json {short}").json["told"] == "deleted"
     (tmp_path / "id").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\n")
     assert "is a private key" in dokrun("ssh-key add", tmp_path / "id").err
     (tmp_path / "password").write_text("hunter2\n")
@@ -133,7 +133,7 @@ def test_keys_registries_and_notifications_are_kept_changed_and_forgotten(
         monkeypatch.setattr("sys.stdin", typed)
         updated = dokrun(f"registry update {registry.id[:4]} --username bob --password-stdin --json").json
     assert (updated["username"], dokrun(f"registry show {registry.id[:4]} --json").json["host"]) == ("bob", "r.example")
-    assert dokrun(f"registry delete {registry.id[:4]}").status == 0
+    assert dokrun(f"registry delete --json {registry.id[:4]}").json == {"id": registry.id, "told": "deleted"}
     endpoint = dokrun("notify endpoint add http://127.0.0.1:9/hook --json").json
     number = str(endpoint["id"])
     assert "secret" not in endpoint
@@ -151,7 +151,7 @@ def test_keys_registries_and_notifications_are_kept_changed_and_forgotten(
     assert dokrun(f"notify setting show {short} --json").json["id"] == setting["id"]
     assert len(dokrun("notify setting list").rows) == 1
     assert dokrun("notify test http://127.0.0.1:9/hook").status == 1, "nobody listens there"
-    assert dokrun(f"notify setting delete {short}").status == 0
+    assert dokrun(f"notify setting delete --json {short}").json["told"] == "deleted"
     assert dokrun(f"notify endpoint delete {number}").status == 0
     for command in ("ssh-key list", "registry list", "notify setting list", "notify endpoint list"):
         assert json.loads(dokrun(f"{command} --json").out) == []

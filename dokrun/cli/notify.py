@@ -108,11 +108,11 @@ def update_endpoint(
 
 
 @endpoint.command("delete")
-def delete_endpoint(identity: EndpointId, profile: Profile = None) -> None:
+def delete_endpoint(identity: EndpointId, as_json: Json = False, profile: Profile = None) -> None:
     """Have DOK forget an endpoint."""
     with client_of(profile) as client:
         client.notifications.endpoints.delete(identity)
-    print(f"endpoint {identity}: deleted")
+    render.done(f"endpoint {identity}: deleted", {"id": identity, "told": "deleted"}, as_json=as_json)
 
 
 @setting.command("list")
@@ -171,12 +171,12 @@ def update_setting(
 
 
 @setting.command("delete")
-def delete_setting(identity: Id, profile: Profile = None) -> None:
+def delete_setting(identity: Id, as_json: Json = False, profile: Profile = None) -> None:
     """Have DOK forget a setting."""
     with client_of(profile) as client:
         whole = _whole(client, identity)
         client.notifications.settings.delete(whole)
-    print(f"setting {whole}: deleted")
+    render.done(f"setting {whole}: deleted", {"id": whole, "told": "deleted"}, as_json=as_json)
 
 
 def _whole(client: Client, text: str) -> str:

@@ -68,12 +68,12 @@ def update(
 
 
 @registry.command("delete")
-def delete(identity: Id, profile: Profile = None) -> None:
+def delete(identity: Id, as_json: Json = False, profile: Profile = None) -> None:
     """Have DOK forget a registry's credentials; tasks that wait for one of its images will fail."""
     with client_of(profile) as client:
         whole = _whole(client, identity)
         client.registries.delete(whole)
-    print(f"registry {whole}: deleted")
+    render.done(f"registry {whole}: deleted", {"id": whole, "told": "deleted"}, as_json=as_json)
 
 
 @registry.command()
@@ -81,6 +81,7 @@ def add(
     host: Annotated[str, typer.Argument(help="The registry's host, with its port if it has one.")],
     username: Annotated[Optional[str], typer.Option(help="In place of the one that is configured.")] = None,  # noqa: UP045 - typer reads it at run time
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password there.")] = False,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Have DOK keep the credentials for a registry: those of DOKRUN_REGISTRY, else Docker's, else what you type."""
@@ -93,7 +94,8 @@ def add(
     with client_of(profile) as client:
         stored, was_known = registries.store(client, host, credentials)
     done = "has new credentials" if was_known else "keeps the credentials"
-    print(f"DOK {done} of {stored.username} for {stored.hostname} (id {stored.id})")
+    told = f"DOK {done} of {stored.username} for {stored.hostname} (id {stored.id})"
+    render.done(told, _row(stored), as_json=as_json)
 
 
 def _whole(client: Client, text: str) -> str:

@@ -58,6 +58,14 @@ def facts(told: Row, *, as_json: bool) -> None:
             print(name + text(each))
 
 
+def done(line: str, told: Row, *, as_json: bool) -> None:
+    """Say in a line what was done, or as JSON what it was done to."""
+    if as_json:
+        show_json(told)
+    else:
+        print(line)
+
+
 def show_json(told: object) -> None:
     """Write JSON."""
     print(json.dumps(plain(told), indent=2, ensure_ascii=not is_unicode()))

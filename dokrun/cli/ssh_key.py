@@ -78,12 +78,12 @@ def update(
 
 
 @app.command("delete")
-def delete(key: Id, profile: Profile = None) -> None:
+def delete(key: Id, as_json: Json = False, profile: Profile = None) -> None:
     """Have DOK forget a key."""
     with client_of(profile) as client:
         identity = _whole(client, key)
         client.ssh_keys.delete(identity)
-    print(f"ssh key {identity}: deleted")
+    render.done(f"ssh key {identity}: deleted", {"id": identity, "told": "deleted"}, as_json=as_json)
 
 
 def _whole(client: Client, text: str) -> str:
