@@ -10,6 +10,8 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
+from dokrun.progress import duration
+
 # The service bills by days of Japan's time, which knows no summer time.
 JST = timezone(timedelta(hours=9))
 
@@ -84,19 +86,15 @@ class Meter:
     def __str__(self) -> str:
         """Tell it in one line, as far as it is known."""
         told = []
+        if self.calls:
+            told.append(f"{self.calls} call{'s' if self.calls != 1 else ''} under way")
         if self.yen is not None and self.yen_per_minute is not None:
             told.append(f"¥{self.yen:,.2f} so far, ¥{self.yen_per_minute:,.2f} a minute")
         if self.idle_left_s is not None:
-            told.append(f"ends in {_duration(self.idle_left_s)} if nothing is called")
+            told.append(f"ends in {duration(self.idle_left_s)} if nothing is called")
         if self.left_s is not None:
-            told.append(f"{_duration(self.left_s)} left")
+            told.append(f"{duration(self.left_s)} left")
         return ", ".join(told)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ def _pairs(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _end_of_value(line: str, at: int) -> int:
-    """Tell where a value ends: at a space that is neither in quotes nor in brackets."""
+    """Tell where a value ends: at a space that is neither in quotes nor in brackets, of which shlex knows nothing."""
     depth, quote = 0, ""
     while at < len(line):
         char = line[at]

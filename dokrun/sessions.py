@@ -157,19 +157,10 @@ class Session:
 
     def _far(self) -> Far:
         """Tell how far the container is, with what the meter says in place of what it costs."""
-        from dokrun.progress import Far, duration
+        from dokrun.progress import Far
 
         meter = self.meter
-        if self._ended:
-            return Far("done", done=1, yen=meter.yen)
-        told = [f"{meter.calls} call{'s' if meter.calls != 1 else ''} under way" if meter.calls else ""]
-        if meter.yen is not None and meter.yen_per_minute is not None:
-            told += [f"¥{meter.yen:,.2f}", f"¥{meter.yen_per_minute:,.2f} a minute"]
-        if meter.idle_left_s is not None:
-            told.append(f"ends in {duration(meter.idle_left_s)} if nothing is called")
-        if meter.left_s is not None:
-            told.append(f"{duration(meter.left_s)} left")
-        return Far(self.status, yen=meter.yen, note=", ".join(filter(None, told)))
+        return Far("done", done=1, yen=meter.yen) if self._ended else Far(self.status, yen=meter.yen, note=str(meter))
 
     def _told(self) -> str:
         if not self._ended:

@@ -604,6 +604,8 @@ def test_the_end_of_a_sessions_block_shows_its_meter_while_it_waits(place: Place
     print(future.result())
 """
     with terminal(script, 110, place.folder, "-", place.gate, **environ) as opened:
-        opened.read_until(r"desk  running  1 call under way, ¥\d+\.\d\d, ¥0\.96 a minute, \d+ min left  for \d+ s")
+        opened.read_until(
+            r"desk  running  1 call under way, ¥\d+\.\d\d so far, ¥0\.96 a minute, \d+ min left  for \d+ s"
+        )
         place.gate.touch()
         assert screen(opened.rest()) == ["2", ""]
