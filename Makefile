@@ -51,7 +51,7 @@ lock:
 .venv/ready: pyproject.toml requirements.lock
 	@if command -v uv >/dev/null; then \
 		uv venv --quiet --clear --python $(PYTHON) .venv && \
-		VIRTUAL_ENV=.venv uv pip install --quiet --require-hashes -r requirements.lock && \
+		VIRTUAL_ENV=.venv uv pip install --quiet --compile-bytecode --require-hashes -r requirements.lock && \
 		VIRTUAL_ENV=.venv uv pip install --quiet --no-deps --no-build-isolation -e . ; \
 	else \
 		$(PYTHON) -m venv --clear .venv && \
