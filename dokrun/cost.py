@@ -10,8 +10,6 @@ from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
-from dokrun.progress import duration
-
 # The service bills by days of Japan's time, which knows no summer time.
 JST = timezone(timedelta(hours=9))
 
@@ -85,6 +83,8 @@ class Meter:
 
     def __str__(self) -> str:
         """Tell it in one line, as far as it is known."""
+        from dokrun.progress import duration  # which is not there in the container
+
         told = []
         if self.calls:
             told.append(f"{self.calls} call{'s' if self.calls != 1 else ''} under way")
