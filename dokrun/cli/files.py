@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -16,6 +16,9 @@ from dokrun.cli.opened import engine_of
 from dokrun.cli.parameters import Handle, Json, Profile
 from dokrun.errors import ConfigError, NotFound, OptionError, suggest
 from dokrun.options import seconds
+
+if TYPE_CHECKING:
+    from dokrun.engine.rescue import Rescued
 
 
 def download(
@@ -97,26 +100,10 @@ def rescue(
     chosen = None if everything else {engine.find(text).job_id for text in given or []}
     listed = [one for one in engine.listed() if chosen is None or one.job_id in chosen]
     told = []
-    for each in save(engine.client, engine.bucket, listed, output):
-        told.append(each)
-        if not as_json and each.what != "gone":
-            where = f"{each.folder}: {_counted(each)}" if each.what == "saved" else f"{each.folder}"
-            print(f"{each.what}\t{each.one.short_handle}\t{where}\t{render.text(each.told)}", flush=True)
-    if as_json:
-        render.show_json(
-            [
-                {
-                    "handle": each.one.handle,
-                    "task": each.one.task.id,
-                    "what": each.what,
-                    "folder": str(each.folder),
-                    "told": each.told,
-                    "calls": each.calls,
-                    "files": each.files,
-                }
-                for each in told
-            ]
-        )
+    with render.each_done(as_json=as_json) as done:
+        for each in save(engine.client, engine.bucket, listed, output):
+            told.append(each)
+            done(_line(each), _row(each))
     counts = {what: sum(each.what == what for each in told) for what in ("saved", "there", "gone", "failed")}
     running = sum(not one.task.ended for one in listed)
     unfinished = f", {running} not ended yet" if running else ""
@@ -128,8 +115,24 @@ def rescue(
         raise typer.Exit(Status.FAILED)
 
 
-def _counted(each: Any) -> str:
-    return f"{each.calls} call{'s' * (each.calls != 1)}, {each.files} file{'s' * (each.files != 1)}"
+def _line(each: Rescued) -> str | None:
+    if each.what == "gone":
+        return None
+    counted = f": {each.calls} call{'s' * (each.calls != 1)}, {each.files} file{'s' * (each.files != 1)}"
+    where = f"{each.folder}{counted if each.what == 'saved' else ''}"
+    return f"{each.what}\t{each.one.short_handle}\t{where}\t{render.text(each.told)}"
+
+
+def _row(each: Rescued) -> render.Row:
+    return {
+        "handle": each.one.handle,
+        "task": each.one.task.id,
+        "what": each.what,
+        "folder": str(each.folder),
+        "told": each.told,
+        "calls": each.calls,
+        "files": each.files,
+    }
 
 
 def gc(

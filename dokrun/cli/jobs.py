@@ -121,20 +121,15 @@ def cancel(handles: Handles, as_json: Json = False, profile: Profile = None) -> 
         raise OptionError("name what shall end; dokrun ls --running tells what runs")
     # All are found before any is ended: a slip in one of them ends none.
     found = [(engine.find(text), keys.read_handle(text)) for text in handles]
-    ended = []
-    for one, handle in found:
-        if handle is not None and handle.call and not one.task.ended:
-            done = _end_calls(engine, one, handle)
-            ended.append(done)
-            if not as_json:
-                print(f"{handle.name}: {done['told']}, and dokrun cancel {one.short_handle} ends that", flush=True)
-        else:
-            told = "cancelled" if engine.cancel(one) else "it had ended before"
-            ended.append({"handle": one.short_handle, "task": one.task.id, "told": told})
-            if not as_json:
-                print(f"{one.name} (task {one.task.id}): {told}", flush=True)
-    if as_json:
-        render.show_json(ended)
+    with render.each_done(as_json=as_json) as done:
+        for one, handle in found:
+            if handle is not None and handle.call and not one.task.ended:
+                ended = _end_calls(engine, one, handle)
+                done(f"{handle.name}: {ended['told']}, and dokrun cancel {one.short_handle} ends that", ended)
+            else:
+                told = "cancelled" if engine.cancel(one) else "it had ended before"
+                row = {"handle": one.short_handle, "task": one.task.id, "told": told}
+                done(f"{one.name} (task {one.task.id}): {told}", row)
 
 
 def _end_calls(engine: Engine, session: Listed, handle: keys.Handle) -> dict[str, str]:

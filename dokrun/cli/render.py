@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -64,6 +65,26 @@ def done(line: str, told: Row, *, as_json: bool) -> None:
         show_json(told)
     else:
         print(line)
+
+
+@contextmanager
+def each_done(*, as_json: bool) -> Iterator[Callable[[str | None, Row], None]]:
+    """Give what says, of one thing after the other, what was done to it: in a line, if it has one, and at once.
+
+    As JSON it is a list of them all in the end, also where the next one cannot be done.
+    """
+    all_told: list[Row] = []
+
+    def tell(line: str | None, told: Row) -> None:
+        all_told.append(told)
+        if line is not None and not as_json:
+            print(line, flush=True)
+
+    try:
+        yield tell
+    finally:
+        if as_json:
+            show_json(all_told)
 
 
 def show_json(told: object) -> None:
