@@ -6,18 +6,20 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 import schemathesis
 from contracts import CONTRACT
 from desk import Shell, dokrun
-from emulated import end_of, request
+from emulated import STAYS, Lines, end_of, lines, request
 
 from dokrun.api import Client
-from dokrun.emulator import Emulator
+from dokrun.emulator import Emulator, Fault
 
-__all__ = ["dokrun"]
+__all__ = ["dokrun", "lines"]
 
+LEAVES = "import os; open(os.environ['SAKURA_ARTIFACT_DIR'] + '/a', 'w')"
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGeyb me@here"
 
 
@@ -63,7 +65,6 @@ def test_tasks_are_created_of_words_or_a_file_and_seen_until_they_are_deleted(
     assert dokrun(f"tasks logs {short}").out == "said\n"
     assert dokrun(f"tasks logs -f {short}").out == "said\n"
     assert dokrun(f"tasks logs-url {short} --filename a.txt").out.startswith("http://127.0.0.1")
-    assert dokrun(f"tasks logs-stream {short}").status == 1, "it does not run"
     assert dokrun(f"tasks cancel {short}").out == f"task {task.id}: it had ended before\n"
     (artifact,) = client.artifacts.iterate()
     assert [row[0] for row in dokrun(f"artifacts list --task {short}").rows] == [artifact.id]
@@ -83,6 +84,50 @@ def test_tasks_are_created_of_words_or_a_file_and_seen_until_they_are_deleted(
     end_of(client, client.tasks.get(again["id"]))
     assert dokrun(f"tasks delete {again['id'][:8]} {short}").status == 0
     assert list(client.tasks.iterate()) == []
+
+
+def test_what_is_done_to_tasks_and_what_they_leave_is_told_to_programs_by_whole_ids(
+    client: Client, dokrun: Shell, lines: Lines, tmp_path: Path
+) -> None:
+    ended = end_of(client, client.tasks.create(request(LEAVES)))
+    line = lines(STAYS)
+    runs = client.tasks.create(request(line.code))
+    assert line.hear() == "R"
+    (artifact,) = client.artifacts.iterate()
+    path = tmp_path / "a.tar.gz"
+    for command, told in {
+        f"tasks logs-url {ended.id[:9]}": {"id": ended.id, "url": ANY},
+        f"tasks logs-stream {runs.id[:9]}": {"id": runs.id, "url": ANY, "token": ANY},
+        f"tasks notify {runs.id[:9]} --off": {"id": runs.id, "enabled": False, "endpoints": None, "told": "set"},
+        f"artifacts download-url {artifact.id[:9]}": {"id": artifact.id, "url": ANY},
+        f"artifacts download {artifact.id[:9]} -o {path}": {"id": artifact.id, "path": str(path), "bytes": ANY},
+        f"tasks cancel {runs.id[:9]} {ended.id[:9]}": [
+            {"id": runs.id, "told": "cancelled"},
+            {"id": ended.id, "told": "it had ended before"},
+        ],
+        f"tasks delete {ended.id[:9]}": [{"id": ended.id, "told": "deleted", "why": None}],
+    }.items():
+        assert dokrun(f"{command} --json").json == told, command
+    assert path.stat().st_size > 0
+
+
+def test_of_several_things_what_was_done_is_told_also_where_the_next_one_cannot_be_done(
+    service: Emulator, client: Client, dokrun: Shell, lines: Lines
+) -> None:
+    line = lines(STAYS)
+    runs, waits, last = (client.tasks.create(request(line.code)).id for _ in range(3))
+    assert line.hear() == "R"
+    assert [row[0] for row in dokrun(f"tasks logs-stream {runs}").rows] == ["id", "url", "token"]
+    service.faults.add(Fault("status", path=f"/tasks/{waits}/cancel/", status=404))
+    stopped = dokrun(f"tasks cancel --json {last} {waits} {runs}")
+    assert (stopped.status, json.loads(stopped.out)) == (3, [{"id": last, "told": "cancelled"}]), stopped.err
+    refused = dokrun(f"tasks delete --json {runs} {last}")
+    assert (refused.status, json.loads(refused.out)) == (
+        1,
+        [{"id": runs, "told": "not deleted", "why": ANY}, {"id": last, "told": "deleted", "why": None}],
+    )
+    assert json.loads(refused.out)[0]["why"] in refused.err
+    assert [task.id for task in client.tasks.iterate()] == [waits, runs]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +205,7 @@ def test_keys_registries_and_notifications_are_kept_changed_and_forgotten(
 def test_the_account_its_plans_prices_and_bills_are_told(service: Emulator, client: Client, dokrun: Shell) -> None:
     assert dokrun("account show --json").json["agreed_at"] is not None
     assert dokrun("account agree --yes").out == "agreed\n"
+    assert dokrun("account agree --yes --version 2 --json").json == {"version": "2", "told": "agreed"}
     assert ["h100-80gb", "NVIDIA H100 80GB", "60"] in dokrun("plans").rows
     assert ["h100-80gb", "0.28", "1008", "60 s", "16.80"] in dokrun("prices").rows
     assert dokrun("prices --day 2026-11-01 --json").json[0]["yen_per_second"]

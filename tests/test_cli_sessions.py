@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 from desk import Shell, dokrun
@@ -54,6 +57,16 @@ def test_an_image_that_needs_no_building_is_told(place: Place) -> None:
     nowhere = place.dokrun("image", "build", f"{script}:built")
     assert (nowhere.returncode, "no registry is configured" in nowhere.stderr) == (1, True)
     assert place.dokrun("image", "ls").returncode == 2
-    written = place.dokrun("image", "shim", str(place.folder / "shim.pyz"))
-    assert (written.returncode, (place.folder / "shim.pyz").exists()) == (0, True)
+    told = json.loads(place.dokrun("image", "build", "--json", f"{script}:plain").stdout)
+    assert told == {"image": done.stdout.strip(), "registry": None, "python": ANY}
+    path = place.folder / "shim.pyz"
+    written = place.dokrun("image", "shim", str(path))
+    assert (written.returncode, written.stdout.startswith(f"{path}: {path.stat().st_size:,} bytes, sha256 ")) == (
+        0,
+        True,
+    )
+    told = json.loads(place.dokrun("image", "shim", "--json", str(path)).stdout)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (told["path"], told["bytes"], told["sha256"]) == (str(path), path.stat().st_size, digest)
+    assert f"sha256 {digest}; copy it to {told['baked_path']}\n" in written.stdout
     assert place.tasks() == []

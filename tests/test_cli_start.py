@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -32,6 +34,14 @@ HEAVY = (
     "asyncio",
     "pydantic",
 )
+# What has no --json, and why.
+WITHOUT_JSON = {
+    "logs": "a task's own words, as they come",
+    "tasks logs": "likewise",
+    "attach": "likewise, until the call ends as its exit status says",
+    "shell": "a dialogue, between a person and the container's shell",
+    "init": "a dialogue, which ends in a file",
+}
 
 
 def test_help_loads_no_command_and_nothing_that_is_slow() -> None:
@@ -59,6 +69,22 @@ def test_the_list_of_commands_says_of_each_what_its_own_help_says_first() -> Non
         # `explain` has a help that is longer than a line.
         assert told.startswith(summary) or name == "explain", (name, told)
         assert command.get_help(typer.Context(command, info_name=name))
+
+
+def leaves(command: Any, *name: str) -> Iterator[tuple[str, Any]]:
+    """Yield the commands that are no groups of others, each with its whole name."""
+    if hasattr(command, "commands"):
+        for each, below in command.commands.items():
+            yield from leaves(below, *name, each)
+    else:
+        yield " ".join(name), command
+
+
+def test_every_command_tells_other_programs_what_it_tells_but_streams_and_dialogues() -> None:
+    found = dict(leaves(typer.main.get_command(app)))
+    assert {"show", "tasks cancel", "notify endpoint add"} <= set(found)
+    without = {name for name, each in found.items() if not any("--json" in option.opts for option in each.params)}
+    assert without == set(WITHOUT_JSON)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -281,17 +282,25 @@ def test_a_key_that_looks_real_is_refused() -> None:
 # --- the command
 
 
-def test_the_command_prints_what_points_a_client_at_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_the_command_prints_what_points_a_client_at_it(tmp_path: Path, options: tuple[str, ...]) -> None:
     command = [str(Path(sys.executable).with_name("dokrun")), "emulator", f"--data={tmp_path / 'data'}", "--slots=2"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with (
+        subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
+        contextlib.ExitStack() as ends,
+    ):
+        ends.callback(process.kill)
         assert process.stdout is not None
-        process.stdout.readline()
-        told = dict(process.stdout.readline().removeprefix("export ").strip().split("=", 1) for _ in range(3))
-        assert told["DOKRUN_API_URL"].endswith("/cloud/zone/is1a/api/managed-container/1.0")
-        with Client(
-            told["DOKRUN_ACCESS_TOKEN"], told["DOKRUN_ACCESS_TOKEN_SECRET"], base_url=told["DOKRUN_API_URL"]
-        ) as client:
+        first = process.stdout.readline()
+        if options:
+            told = json.loads(first)
+        else:
+            assert first.startswith("# An emulator of DOK listens")
+            lines = [process.stdout.readline().strip().partition("=") for _ in range(3)]
+            told = {name.removeprefix("export DOKRUN_").lower(): value for name, _, value in lines}
+        assert told["api_url"].endswith("/cloud/zone/is1a/api/managed-container/1.0")
+        with Client(told["access_token"], told["access_token_secret"], base_url=told["api_url"]) as client:
             assert client.tasks.list().meta.count == 0
         process.send_signal(signal.SIGTERM)
         rest, problems = process.communicate(timeout=30)
-    assert (rest, problems, process.returncode) == ("# ended\n", "", 0)
+    assert (rest, problems, process.returncode) == ("" if options else "# ended\n", "", 0)

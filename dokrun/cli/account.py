@@ -37,6 +37,7 @@ def show(as_json: Json = False, profile: Profile = None) -> None:
 def agree(
     version: Annotated[Optional[str], typer.Option(help="Of the terms, as DOK calls it.")] = None,  # noqa: UP045 - typer reads it at run time
     yes: Annotated[bool, typer.Option("--yes", help="Agree without being asked.")] = False,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Agree to DOK's terms of service, without which nothing else works."""
@@ -46,4 +47,4 @@ def agree(
         if not yes:
             typer.confirm("Have you read DOK's terms of service, and do you agree to them?", abort=True, err=True)
         client.auth.agree(version)
-    print("agreed")
+    render.done("agreed", {"version": version, "told": "agreed"}, as_json=as_json)

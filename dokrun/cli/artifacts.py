@@ -46,6 +46,7 @@ def download(
     artifact: Id,
     output: Annotated[Optional[Path], typer.Option("--output", "-o", help="The file; ID.tar.gz if not said.")] = None,  # noqa: UP045 - typer reads it at run time
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Download an artifact's tar.gz as it is, whole or not at all; dokrun download takes a handle and unpacks it."""
@@ -58,14 +59,17 @@ def download(
             client.artifacts.download(identity, path)
         except OSError as error:
             raise DiskError(f"{path} cannot be written: {error.strerror}", folder=str(path.parent)) from error
-    print(path)
+    told = {"id": identity, "path": str(path), "bytes": path.stat().st_size}
+    render.done(str(path), told, as_json=as_json)
 
 
 @app.command("download-url")
-def download_url(artifact: Id, profile: Profile = None) -> None:
+def download_url(artifact: Id, as_json: Json = False, profile: Profile = None) -> None:
     """Print an address of an artifact that works for a limited time, for whoever has it."""
     with client_of(profile) as client:
-        print(client.artifacts.download_url(_whole(client, artifact)))
+        identity = _whole(client, artifact)
+        url = client.artifacts.download_url(identity)
+    render.done(url, {"id": identity, "url": url}, as_json=as_json)
 
 
 def _whole(client: Client, text: str) -> str:

@@ -10,6 +10,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from dokrun.cli import render
+from dokrun.cli.parameters import Json
 from dokrun.errors import ConfigError
 
 
@@ -27,8 +29,12 @@ def emulator(
     runtime: Annotated[
         Runtime, typer.Option(help="What tasks run as: processes of this machine, or containers of Docker.")
     ] = Runtime.PROCESS,
+    as_json: Json = False,
 ) -> None:
-    """Serve DOK's API on this machine, until Ctrl-C."""
+    """Serve DOK's API on this machine, until Ctrl-C.
+
+    When it is ready it says what points a client at it; with --json that is one line, and nothing follows.
+    """
     try:
         from dokrun.emulator import Behaviour, Emulator
     except ImportError as error:
@@ -38,12 +44,20 @@ def emulator(
     except OSError as error:
         raise ConfigError(f"cannot listen on port {port}: {error.strerror}; try --port 0") from error
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    told = {"api_url": service.api_url, "access_token": service.token, "access_token_secret": service.secret}
     with service:
-        print("# An emulator of DOK listens; Ctrl-C ends it. In another terminal:")
-        print(f"export DOKRUN_API_URL={service.api_url}")
-        print(f"export DOKRUN_ACCESS_TOKEN={service.token}")
-        print(f"export DOKRUN_ACCESS_TOKEN_SECRET={service.secret}", flush=True)
         try:
+            _tell(told, as_json=as_json)
             threading.Event().wait()
         except KeyboardInterrupt:
-            print("# ended", flush=True)
+            if not as_json:
+                print("# ended", flush=True)
+
+
+def _tell(told: dict[str, str], *, as_json: bool) -> None:
+    if as_json:
+        render.show_json(told, indent=None)
+        return
+    print("# An emulator of DOK listens; Ctrl-C ends it. In another terminal:")
+    for name, value in told.items():
+        print(f"export DOKRUN_{name.upper()}={value}", flush=True)

@@ -34,11 +34,8 @@ def build(
     from dokrun.engine.images import ready_image
 
     ready = ready_image(settings, own.over(settings.defaults).image)
-    if as_json:
-        told = {"image": ready.reference, "registry": ready.registry_id, "python": ready.python}
-        render.show_json(told)
-    else:
-        print(ready.reference)
+    told = {"image": ready.reference, "registry": ready.registry_id, "python": ready.python}
+    render.done(ready.reference, told, as_json=as_json)
 
 
 @app.command("ls")
@@ -53,6 +50,7 @@ def list_images(as_json: Json = False, profile: Profile = None) -> None:
 @app.command("shim")
 def write_shim(
     path: Annotated[Path, typer.Argument(help="Where to write it; an image has it as /opt/dokrun/shim.pyz.")],
+    as_json: Json = False,
 ) -> None:
     """Write shim.pyz, for an image that shall have it baked in."""
     from dokrun.payload import shim
@@ -62,4 +60,6 @@ def write_shim(
         path.write_bytes(ready.data)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
-    print(f"{path}: {len(ready.data):,} bytes, sha256 {ready.sha256}; copy it to {shim.BAKED_PATH}")
+    told = {"path": str(path), "bytes": len(ready.data), "sha256": ready.sha256, "baked_path": shim.BAKED_PATH}
+    line = f"{path}: {len(ready.data):,} bytes, sha256 {ready.sha256}; copy it to {shim.BAKED_PATH}"
+    render.done(line, told, as_json=as_json)

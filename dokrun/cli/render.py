@@ -87,9 +87,9 @@ def each_done(*, as_json: bool) -> Iterator[Callable[[str | None, Row], None]]:
             show_json(all_told)
 
 
-def show_json(told: object) -> None:
-    """Write JSON."""
-    print(json.dumps(plain(told), indent=2, ensure_ascii=not is_unicode()))
+def show_json(told: object, *, indent: int | None = 2) -> None:
+    """Write JSON; without an indent in one line."""
+    print(json.dumps(plain(told), indent=indent, ensure_ascii=not is_unicode()), flush=True)
 
 
 def is_unicode() -> bool:

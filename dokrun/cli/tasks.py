@@ -28,6 +28,7 @@ _SHELLS = ("/bin/sh", "/bin/bash", "/bin/zsh")
 # What the service allows where nobody says anything, which costs ¥483,840 on an H100.
 _DEFAULT_LIMIT = "1h"
 _LEAST_LIMIT_S = 600
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or the beginnings of them.")]
 Many = Optional[list[str]]  # noqa: UP045 - typer reads it at run time
 
 
@@ -116,46 +117,48 @@ def create(
     request = _request(body)
     with client_of(profile) as client:
         task = client.tasks.create(request)
-    if as_json:
-        render.show_json(_row(task))
-    else:
-        print(task.id)
+    render.done(task.id, _row(task), as_json=as_json)
 
 
 @app.command("cancel")
 def cancel(
-    tasks: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or the beginnings of them.")],
+    tasks: Ids,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Cancel tasks that wait or run; dokrun cancel, for calls, also sees to it that none starts later."""
     with client_of(profile) as client:
-        known = list(client.tasks.iterate())
-        for identity in [whole_id("task", text, known) for text in tasks]:
-            try:
-                client.tasks.cancel(identity)
-            except Forbidden:
-                print(f"task {identity}: it had ended before")
-            else:
-                print(f"task {identity}: cancelled")
+        identities = _all_whole(client, tasks)
+        with render.each_done(as_json=as_json) as done:
+            for identity in identities:
+                try:
+                    client.tasks.cancel(identity)
+                    told = "cancelled"
+                except Forbidden:
+                    told = "it had ended before"
+                done(f"task {identity}: {told}", {"id": identity, "told": told})
 
 
 @app.command("delete")
 def delete(
-    tasks: Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or the beginnings of them.")],
+    tasks: Ids,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Delete the records of tasks that have ended, and with them their results; this does not stop what runs."""
     failed = False
     with client_of(profile) as client:
-        known = list(client.tasks.iterate())
-        for identity in [whole_id("task", text, known) for text in tasks]:
-            try:
-                client.tasks.delete(identity)
-            except Forbidden as error:
-                say(f"task {identity} was not deleted: {error}; one that runs is ended by dokrun tasks cancel")
-                failed = True
-            else:
-                print(f"task {identity}: deleted")
+        identities = _all_whole(client, tasks)
+        with render.each_done(as_json=as_json) as done:
+            for identity in identities:
+                try:
+                    client.tasks.delete(identity)
+                except Forbidden as error:
+                    say(f"task {identity} was not deleted: {error}; one that runs is ended by dokrun tasks cancel")
+                    done(None, {"id": identity, "told": "not deleted", "why": str(error)})
+                    failed = True
+                else:
+                    done(f"task {identity}: deleted", {"id": identity, "told": "deleted", "why": None})
     if failed:
         raise typer.Exit(Status.FAILED)
 
@@ -181,23 +184,28 @@ def logs(
 def logs_url(
     task: Id,
     filename: Annotated[Optional[str], typer.Option(help="What a browser shall call it.")] = None,  # noqa: UP045 - typer reads it at run time
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Print an address of an ended task's output that works for a limited time, for whoever has it."""
     with client_of(profile) as client:
-        print(client.tasks.output_url(_whole(client, task), filename=filename))
+        identity = _whole(client, task)
+        url = client.tasks.output_url(identity, filename=filename)
+    render.done(url, {"id": identity, "url": url}, as_json=as_json)
 
 
 @app.command("logs-stream")
 def logs_stream(
     task: Id,
     container: Annotated[int, typer.Option(min=0, help="Which of its containers.")] = 0,
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
-    """Print, as JSON, where a running task's log can be heard: a websocket's address, and the token that opens it."""
+    """Tell where a running task's log can be heard: a websocket's address, and the token that opens it."""
     with client_of(profile) as client:
-        stream = client.tasks.stream(_whole(client, task), container)
-        render.show_json({"url": stream.url, "token": stream.token})
+        identity = _whole(client, task)
+        stream = client.tasks.stream(identity, container)
+    render.facts({"id": identity, "url": stream.url, "token": stream.token}, as_json=as_json)
 
 
 @app.command("notify")
@@ -205,6 +213,7 @@ def notify(
     task: Id,
     endpoint: Annotated[Optional[list[int]], typer.Option(help="Who is told; may come several times.")] = None,  # noqa: UP045 - typer reads it at run time
     enabled: Annotated[Optional[bool], typer.Option("--on/--off", help="Whether anybody is told.")] = None,  # noqa: UP045 - typer reads it at run time
+    as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Say who is told when this task ends; what is not said follows the account's settings again."""
@@ -213,11 +222,17 @@ def notify(
     with client_of(profile) as client:
         identity = _whole(client, task)
         client.tasks.set_notification_preference(identity, NotificationPreference(enabled, endpoint))
-    print(f"task {identity}: set")
+    told = {"id": identity, "enabled": enabled, "endpoints": endpoint, "told": "set"}
+    render.done(f"task {identity}: set", told, as_json=as_json)
 
 
 def _whole(client: Client, text: str) -> str:
     return whole_id("task", text, client.tasks.iterate())
+
+
+def _all_whole(client: Client, texts: list[str]) -> list[str]:
+    known = list(client.tasks.iterate())
+    return [whole_id("task", text, known) for text in texts]
 
 
 def _said(name: str | None, image: str | None, plan: str | None, command: Many, entrypoint: Many) -> dict[str, Any]:
