@@ -81,6 +81,8 @@ def test_a_call_is_shown_its_result_printed_and_its_files_fetched_from_its_begin
     assert (missing.status, (tmp_path / "more").exists()) == (3, False)
     kept = dokrun("result -o", tmp_path / "value.pickle", short)
     assert (kept.status, kept.out) == (0, "")
+    assert dokrun("result --json -o", tmp_path / "again.pickle", short).json["text"].startswith("x ")
+    assert (tmp_path / "again.pickle").read_bytes() == (tmp_path / "value.pickle").read_bytes()
     assert pickle.loads((tmp_path / "value.pickle").read_bytes())["text"].startswith("x ")
 
 
@@ -209,7 +211,10 @@ def test_run_calls_a_function_with_what_stands_behind_it(place: Place, script: P
     handle = left.stdout.strip()
     assert (left.returncode, keys.read_handle(handle) is not None) == (0, True), left.stderr
     assert place.dokrun("result", handle).stdout == "7\n"
-    assert place.posts() == 3
+    told = json.loads(place.dokrun("run", "-d", "--json", "--plan", "v100-32gb", f"{script}:planless", "8").stdout)
+    assert told["short_handle"] == keys.shortened(told["handle"])
+    assert place.dokrun("result", told["task"]).stdout == "8\n"
+    assert place.posts() == 4
 
 
 def test_nothing_is_sent_by_a_rehearsal_a_quote_or_a_mistake(place: Place, script: Path, tmp_path: Path) -> None:
@@ -234,6 +239,9 @@ def test_nothing_is_sent_by_a_rehearsal_a_quote_or_a_mistake(place: Place, scrip
         assert (wrong.returncode, wrong.stdout) == (2, "")
         assert said in wrong.stderr
     assert place.dokrun("run", f"{script}:planless", "1").returncode == 2
+    for option in ("--rehearse", f"--output={tmp_path / 'kept'}"):
+        both = place.dokrun("run", "--detach", option, f"{script}:train", "2")
+        assert (both.returncode, both.stdout, "--detach only sends the call" in both.stderr) == (2, "", True)
     assert (place.posts(), place.tasks()) == (0, [])
 
 

@@ -106,17 +106,10 @@ def _check_there(engine: Engine, handle: str, watched: Watched) -> None:
 
 
 def show(value: Any, output: Path | None = None, *, as_json: bool = False, many: bool = False) -> None:
-    """Print a value, as Python writes it or as JSON, or keep it in a file; of many, one in each line."""
+    """Keep a value in a file, print it as JSON, or both; else as Python writes it, of many one in each line."""
     if output is not None:
-        from dokrun.payload.serialize import plain_pickle
-
-        try:
-            data = plain_pickle(value)
-        except NotSerializable as error:
-            raise NotShown(str(error)) from error
-        write_file(output, data)
-        say(f"the value is in {output}")
-    elif as_json:
+        _keep(value, output)
+    if as_json:
         try:
             told = json.dumps(value, indent=2, ensure_ascii=not render.is_unicode(), allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -125,9 +118,20 @@ def show(value: Any, output: Path | None = None, *, as_json: bool = False, many:
                 "see it as Python writes it, or keep it with --output FILE"
             ) from error
         print(told)
-    else:
+    elif output is None:
         for each in value if many else [value]:
             print(_shown(each))
+
+
+def _keep(value: Any, output: Path) -> None:
+    from dokrun.payload.serialize import plain_pickle
+
+    try:
+        data = plain_pickle(value)
+    except NotSerializable as error:
+        raise NotShown(str(error)) from error
+    write_file(output, data)
+    say(f"the value is in {output}")
 
 
 def _shown(value: Any) -> str:

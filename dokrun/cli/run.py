@@ -56,7 +56,9 @@ def run_function(
         bool, typer.Option("--rehearse", help="Run it here, through all that a real call goes through, for nothing.")
     ] = False,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Keep the result there, as a pickle.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, if it can be.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, if it can be; with -d the handle.")
+    ] = False,
     profile: Profile = None,
 ) -> None:
     """Call a function of a script, and print its result.
@@ -64,6 +66,8 @@ def run_function(
     The result goes to standard output; the log, and how far it is, to standard error. Options of dokrun's stand before
     the function, its own arguments behind it: dokrun run --plan v100-32gb script.py:train --epochs 3
     """
+    if detach:
+        _check_leaving(output, rehearse=rehearse)
     found = find(target)
     given = _given(found, words or [])
     if given is None:
@@ -78,7 +82,7 @@ def run_function(
         raise OptionError("--detach needs an account: on the local emulator a call ends with the process that makes it")
     future = function(*given.args, **given.kwargs)
     if detach:
-        _leave(future)
+        _leave(future, as_json=as_json)
         return
     watched = Watched(future.name, [future], far_of(future), future.logs)
     watched.wait(sys.stderr)
@@ -107,10 +111,7 @@ def quote_function(
         return
     options = {"plan": plan, "timeout": timeout, "max_yen": max_yen, "profile": profile}
     told = _with(found.function, **options).quote(*given.args, **given.kwargs)
-    if as_json:
-        render.show_json(asdict(told))
-    else:
-        print(told)
+    render.done(str(told), asdict(told), as_json=as_json)
 
 
 def _given(found: Target, words: list[str]) -> Arguments | None:
@@ -138,11 +139,23 @@ def _rehearsed(function: RemoteFunction[..., Any], given: Arguments) -> Any:
         fail(function.__name__, error)
 
 
-def _leave(future: Future[Any]) -> None:
+def _check_leaving(output: Path | None, *, rehearse: bool) -> None:
+    """Refuse what only who stays can do."""
+    if rehearse:
+        raise OptionError("--detach only sends the call, and --rehearse runs it here; leave one of them away")
+    if output is not None:
+        raise OptionError(
+            "--detach only sends the call; leave --output away, and later dokrun result HANDLE --output FILE keeps its "
+            "result"
+        )
+
+
+def _leave(future: Future[Any], *, as_json: bool) -> None:
     """Print the handle of a call once DOK has taken it."""
     handle = future.handle
     future._progress.wait_for("task_id", future.done)  # noqa: SLF001 - who leaves it alone wants to know that it is there
-    print(handle)
+    told = {"handle": handle, "short_handle": shortened(handle), "task": future.task_id}
+    render.done(handle, told, as_json=as_json)
     _, error = outcome(future) if future.done() else (None, None)
     if error is not None:
         fail(future.name, error)
