@@ -203,6 +203,9 @@ def test_keys_registries_and_notifications_are_kept_changed_and_forgotten(
 
 
 def test_the_account_its_plans_prices_and_bills_are_told(service: Emulator, client: Client, dokrun: Shell) -> None:
+    settings = {row["setting"]: row["value"] for row in dokrun("config show --json").json}
+    assert (settings["api_url"], settings["bucket.name"]) == (service.api_url, None)
+    assert ["bucket.name", "not set", ""] in dokrun("config show").rows
     assert dokrun("account show --json").json["agreed_at"] is not None
     assert dokrun("account agree --yes").out == "agreed\n"
     assert dokrun("account agree --yes --version 2 --json").json == {"version": "2", "told": "agreed"}

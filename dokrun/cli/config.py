@@ -17,7 +17,8 @@ def show(as_json: Json = False, profile: Profile = None) -> None:
     rows: list[render.Row] = []
 
     def tell(setting: str, value: object, where: str = "") -> None:
-        rows.append({"setting": setting, "value": value, "from": where})
+        shown = "not set" if value is None and not as_json else value
+        rows.append({"setting": setting, "value": shown, "from": where})
 
     tell("profile", settings.profile, settings.source["profile"])
     if settings.profile != config.LOCAL:
@@ -27,7 +28,7 @@ def show(as_json: Json = False, profile: Profile = None) -> None:
             for key in keys:
                 value = getattr(getattr(settings, table_name), key, None)
                 value = redact.url(value) if value and key == "endpoint_url" else value
-                tell(f"{table_name}.{key}", value or "not set", settings.source.get(f"{table_name}.{key}", ""))
+                tell(f"{table_name}.{key}", value or None, settings.source.get(f"{table_name}.{key}", ""))
         if settings.budget_yen_per_day is not None:
             tell("budget_yen_per_day", settings.budget_yen_per_day, settings.source["budget_yen_per_day"])
     tell("state_dir", str(settings.state_dir))
