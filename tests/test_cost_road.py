@@ -291,6 +291,7 @@ def test_the_command_cost_sums_up_by_day_function_and_plan_and_tells_what_was_bi
     assert Decimal(told["yen"]) == sum(Decimal(row["yen"]) for row in told["costs"])
     assert Decimal("16.80") < Decimal(told["yen"]) < 20
     assert Decimal(told["billed_yen"]) == 17, "the bill is in whole yen"
+    assert told["problem"] is None
     shown = spent.dokrun("cost", "--days", "1").stdout.splitlines()
     assert shown[0].split("\t")[1:4] == ["with_torch", "h100-80gb", "1"]
     assert shown[-1] == "¥17.00 billed by DOK for these days"
@@ -302,3 +303,5 @@ def test_the_command_cost_tells_what_it_can_where_the_bills_cannot_be_had(spent:
     assert done.returncode == 0, done.stderr
     assert "since 2026-01-01: tasks that dokrun has made" in done.stdout
     assert "what DOK has billed cannot be seen: " in done.stdout
+    told = json.loads(spent.dokrun("cost", "--json").stdout)
+    assert (told["billed_yen"], told["problem"] in done.stdout) == (None, True)

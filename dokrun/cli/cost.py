@@ -49,7 +49,8 @@ def cost(
         billed, problem = None, str(error)
     total = sum((each.yen for each in costs), Decimal(0))
     if as_json:
-        told = {"since": first, "costs": list(map(asdict, costs)), "yen": total, "billed_yen": billed}
+        rows = list(map(asdict, costs))
+        told = {"since": first, "costs": rows, "yen": total, "billed_yen": billed, "problem": problem or None}
         render.show_json(told)
         return
     tail = [
