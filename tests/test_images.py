@@ -674,6 +674,17 @@ def test_credentials_are_typed_or_piped_where_none_are_configured(told: pytest.M
     listed = run("list")
     for word in ("r.example", "ann", "bob"):
         assert word in listed
+    asked = subprocess.run(
+        [sys.executable, "-c", "from dokrun.cli import main; main()", "registry", "add", "s.example", "--json"],
+        input=f"eve\n{SECRET}\n",
+        capture_output=True,
+        text=True,
+        start_new_session=True,
+        check=False,
+    )
+    assert (json.loads(asked.stdout)["username"], "Username for s.example" in asked.stderr) == ("eve", True), (
+        asked.stderr
+    )
 
 
 def test_configured_credentials_are_taken_without_asking(

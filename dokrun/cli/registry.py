@@ -132,7 +132,7 @@ def _credentials(settings: Settings, host: str, username: str | None, *, passwor
 
 def _typed(question: str, host: str, *, hidden: bool = False) -> str:
     try:
-        return str(typer.prompt(question, hide_input=hidden))
+        return str(typer.prompt(question, hide_input=hidden, err=True))
     except typer.Abort:
         if sys.stdin.isatty():
             raise
