@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -10,24 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from dokrun import redact
-from dokrun.cli import render
+from dokrun.cli import definition, render
 from dokrun.cli.ends import Status, say
 from dokrun.cli.groups import group
-from dokrun.cli.opened import client_of, read_text, whole_id
+from dokrun.cli.opened import client_of, whole_id
 from dokrun.cli.parameters import Id, Json, Plan, Profile
-from dokrun.errors import Forbidden, OptionError, suggest
-from dokrun.options import seconds
+from dokrun.errors import Forbidden, OptionError
 
 if TYPE_CHECKING:
     from dokrun.api import Client
-    from dokrun.api.models import Container, CreateTaskRequest, Task
+    from dokrun.api.models import Container, Task
 
 app = group("Tasks: one container each, whoever has made them.")
 _COLUMNS = ("id", "name", "status", "plan", "created", "image")
-_SHELLS = ("/bin/sh", "/bin/bash", "/bin/zsh")
 # What the service allows where nobody says anything, which costs ¥483,840 on an H100.
 _DEFAULT_LIMIT = "1h"
-_LEAST_LIMIT_S = 600
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or the beginnings of them.")]
 Many = Optional[list[str]]  # noqa: UP045 - typer reads it at run time
 
@@ -101,20 +97,20 @@ def create(
     --tag count beside it.
     """
     if file is None:
-        said = _said(name, image, plan, command, entrypoint)
-        container: dict[str, Any] = {**said, "registry": registry, "environment": _environment(env or [])}
+        said = definition.said(name, image, plan, command, entrypoint)
+        container: dict[str, Any] = {**said, "registry": registry, "environment": definition.environment(env or [])}
         container |= {"http": None if http is None else {"port": http, "path": http_path}}
-        container |= {"ssh": None if ssh is None else {"shell": _shell(ssh)}}
+        container |= {"ssh": None if ssh is None else {"shell": definition.shell(ssh)}}
         body: dict[str, Any] = {"name": name, "containers": [container], "tags": tag or []}
-        body |= {"execution_time_limit_sec": _limit_s(time_limit)}
+        body |= {"execution_time_limit_sec": definition.limit_s(time_limit)}
     else:
         if any((image, plan, command, entrypoint, env, registry, http, ssh)):
             raise OptionError("the file says what the container is; leave away what says it again")
-        body = _read(file)
-        body = {"tags": [], "execution_time_limit_sec": _limit_s(time_limit), **body}
+        body = definition.read(file)
+        body = {"tags": [], "execution_time_limit_sec": definition.limit_s(time_limit), **body}
         body |= {"name": name} if name else {}
         body |= {"tags": [*body["tags"], *tag]} if tag and isinstance(body["tags"], list) else {}
-    request = _request(body)
+    request = definition.request(body)
     with client_of(profile) as client:
         task = client.tasks.create(request)
     render.done(task.id, _row(task), as_json=as_json)
@@ -233,66 +229,6 @@ def _whole(client: Client, text: str) -> str:
 def _all_whole(client: Client, texts: list[str]) -> list[str]:
     known = list(client.tasks.iterate())
     return [whole_id("task", text, known) for text in texts]
-
-
-def _said(name: str | None, image: str | None, plan: str | None, command: Many, entrypoint: Many) -> dict[str, Any]:
-    missing = [f"--{option}" for option, value in (("name", name), ("image", image), ("plan", plan)) if not value]
-    if missing:
-        raise OptionError(f"{' and '.join(missing)} must be said, or all of it in a file: --file definition.json")
-    return {"image": image, "plan": plan, "command": command or [], "entrypoint": entrypoint or []}
-
-
-def _environment(given: list[str]) -> dict[str, str]:
-    import os
-
-    environment = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not equals:
-            if name not in os.environ:
-                raise OptionError(f"--env {name} has no value, and there is no such variable here; write {name}=VALUE")
-            value = os.environ[name]
-        environment[name] = value
-    return environment
-
-
-def _shell(shell: str) -> str:
-    if shell not in _SHELLS:
-        raise OptionError(f"DOK has no shell {shell!r}{suggest(shell, _SHELLS)}")
-    return shell
-
-
-def _limit_s(text: str) -> int | None:
-    if text == "none":
-        return None
-    limit_s = int(seconds("--time-limit", text))
-    if limit_s < _LEAST_LIMIT_S:
-        raise OptionError(f"--time-limit {text} is less than the ten minutes that DOK allows")
-    return limit_s
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        body = json.loads(read_text(file))
-    except ValueError as error:
-        raise OptionError(f"{file} is not JSON: {error}") from None
-    if not isinstance(body, dict):
-        raise OptionError(f"{file} is not one object, as the API takes it")
-    return body
-
-
-def _request(body: dict[str, Any]) -> CreateTaskRequest:
-    import msgspec
-
-    from dokrun.api.models import CreateTaskRequest
-
-    unknown = sorted(set(body) - set(CreateTaskRequest.__struct_fields__))
-    if unknown:
-        raise OptionError(f"a task has no {unknown[0]!r}{suggest(unknown[0], CreateTaskRequest.__struct_fields__)}")
-    try:
-        return msgspec.convert(body, CreateTaskRequest)
-    except msgspec.ValidationError as error:
-        raise OptionError(f"this is no definition of a task: {error}") from None
 
 
 def _row(task: Task) -> dict[str, Any]:
