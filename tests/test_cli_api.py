@@ -82,6 +82,11 @@ def test_tasks_are_created_of_words_or_a_file_and_seen_until_they_are_deleted(
     assert (again["name"], again["tags"], again["time_limit_s"]) == ("of a file", ["file"], 3600)
     assert dokrun(f"tasks cancel {again['id']}").status == 0
     end_of(client, client.tasks.get(again["id"]))
+    assert dokrun(f"tasks delete {again['id']}").status == 0
+    again = dokrun("tasks create --json --name other --tag too --time-limit 2h --file", definition).json
+    assert (again["name"], again["tags"], again["time_limit_s"]) == ("other", ["file", "too"], 7200)
+    assert dokrun(f"tasks cancel {again['id']}").status == 0
+    end_of(client, client.tasks.get(again["id"]))
     assert dokrun(f"tasks delete {again['id'][:8]} {short}").status == 0
     assert list(client.tasks.iterate()) == []
 
@@ -150,6 +155,7 @@ def test_a_definition_that_is_none_is_not_sent(
         ("--name x --image any --plan v100-32gb --time-limit 5m", "less than the ten minutes"),
         ("--name x --image any --plan v100-32gb --ssh fish", "DOK has no shell 'fish'"),
         ("--name x --image any --plan v100-32gb -e NO_SUCH_VARIABLE", "no such variable here"),
+        ("--name x --image any --plan v100-32gb --http-path /app", "add --http PORT"),
     ):
         wrong = dokrun(f"tasks create {options}")
         assert (wrong.status, missing in wrong.err) == (2, True), wrong.err

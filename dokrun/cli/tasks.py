@@ -83,32 +83,36 @@ def create(
     tag: Annotated[Many, typer.Option(help="A tag; may come several times.")] = None,
     registry: Annotated[Optional[str], typer.Option(help="The id of the registry's credentials.")] = None,  # noqa: UP045 - typer reads it at run time
     http: Annotated[int | None, typer.Option(min=1, max=65535, help="The port that the whole world can reach.")] = None,
-    http_path: Annotated[str, typer.Option(help="And its path.")] = "/",
+    http_path: Annotated[Optional[str], typer.Option(help="And its path there; / if nothing is said.")] = None,  # noqa: UP045 - typer reads it at run time
     ssh: Annotated[Optional[str], typer.Option(help="Open an ssh door, with this shell, as /bin/bash.")] = None,  # noqa: UP045 - typer reads it at run time
     time_limit: Annotated[
-        str, typer.Option(help="After which DOK ends it, as 2h; 10m at least; none lets it run on.")
-    ] = _DEFAULT_LIMIT,
+        Optional[str],  # noqa: UP045 - typer reads it at run time
+        typer.Option(help=f"After which DOK ends it, as 2h; 10m at least; none lets it run on. Else {_DEFAULT_LIMIT}."),
+    ] = None,
     as_json: Json = False,
     profile: Profile = None,
 ) -> None:
     """Create a task, of a file with its definition, or of what is said here.
 
-    It is sent once: if no answer comes, look whether it is there before you call again. With --file, only --name and
-    --tag count beside it.
+    It is sent once: if no answer comes, look whether it is there before you call again. Beside --file only --name,
+    --time-limit and --tag may stand: the former two in place of the file's, and tags are added to its.
     """
+    if http_path is not None and http is None:
+        raise OptionError("--http-path is a path of --http, and no port is said; add --http PORT")
     if file is None:
         said = definition.said(name, image, plan, command, entrypoint)
         container: dict[str, Any] = {**said, "registry": registry, "environment": definition.environment(env or [])}
-        container |= {"http": None if http is None else {"port": http, "path": http_path}}
+        container |= {"http": None if http is None else {"port": http, "path": http_path or "/"}}
         container |= {"ssh": None if ssh is None else {"shell": definition.shell(ssh)}}
         body: dict[str, Any] = {"name": name, "containers": [container], "tags": tag or []}
-        body |= {"execution_time_limit_sec": definition.limit_s(time_limit)}
+        body |= {"execution_time_limit_sec": definition.limit_s(time_limit or _DEFAULT_LIMIT)}
     else:
         if any((image, plan, command, entrypoint, env, registry, http, ssh)):
             raise OptionError("the file says what the container is; leave away what says it again")
         body = definition.read(file)
-        body = {"tags": [], "execution_time_limit_sec": definition.limit_s(time_limit), **body}
+        body = {"tags": [], "execution_time_limit_sec": definition.limit_s(_DEFAULT_LIMIT), **body}
         body |= {"name": name} if name else {}
+        body |= {"execution_time_limit_sec": definition.limit_s(time_limit)} if time_limit else {}
         body |= {"tags": [*body["tags"], *tag]} if tag and isinstance(body["tags"], list) else {}
     request = definition.request(body)
     with client_of(profile) as client:
