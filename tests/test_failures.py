@@ -125,6 +125,16 @@ def test_an_exception_comes_back_as_itself_with_the_remote_traceback_as_its_caus
     assert "worker.py" not in shown, "the shim's own frames are no concern of the user's"
 
 
+def test_a_remote_traceback_names_the_file_and_the_line_of_a_function_that_went_by_value() -> None:
+    @remote
+    def divide(number: float) -> float:
+        return 1 / number
+
+    shown = "".join(traceback.format_exception(failure(divide(0))))
+    line = divide.__dokrun_function__.__code__.co_firstlineno + 2
+    assert f'File "{__file__}", line {line}, in divide' in shown
+
+
 def test_an_exception_that_cannot_be_pickled_comes_back_as_text() -> None:
     error = failure(raise_unpicklable())
     assert isinstance(error, dok.RemoteError)

@@ -8,7 +8,7 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -22,6 +22,8 @@ from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 # A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
 _MAX_DEPTH = 8
 _MAX_PARTS = 10_000
+# What cloudpickle writes from 3.1.3 on in place of the file that code was read from.
+_NO_FILE = "<dynamic-code>"
 
 
 class Serializer:
@@ -144,7 +146,15 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle ha
             self._modules.add(value.__module__)
         elif is_cached(value):
             return self._serializer.cached(value)
+        elif isinstance(value, CodeType):
+            return _with_its_file(value, self.dispatch_table[CodeType](value))
         return super().reducer_override(value)
+
+
+def _with_its_file(code: CodeType, reduced: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Let tracebacks name the file that code stands in, whatever cloudpickle says of it."""
+    made, arguments, *rest = reduced
+    return (made, tuple(code.co_filename if part == _NO_FILE else part for part in arguments), *rest)
 
 
 def _not_serializable(what: str, parts: Any, error: Exception) -> NotSerializable:
