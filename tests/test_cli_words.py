@@ -20,10 +20,12 @@ from emulated import request
 from dokrun.api import Client
 from dokrun.cli import arguments, render
 from dokrun.cli.completion import handles, plans
+from dokrun.cli.drawing import draw
 from dokrun.emulator import Emulator
 from dokrun.engine.journal import Journal, Record
 from dokrun.errors import OptionError
 
+ID = "523ba5e4-db30-4e72-8ee2-d9bd1af519b6"
 COMMAND = str(Path(sys.executable).with_name("dokrun"))
 
 
@@ -179,8 +181,29 @@ def test_a_terminal_gets_a_table_without_markup_and_whole_words(tmp_path: Path) 
         os.close(master)
         assert done.returncode == 0, seen
         assert made.id in seen
-        assert "┃" in seen
         assert "status" in seen
+
+
+@pytest.mark.parametrize(("columns", "task"), [(100, ID), (80, ID[:8])])
+def test_what_is_copied_out_of_a_table_stays_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], columns: int, task: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    draw(["handle", "plan", "task", "before it"], [["train-7f3a7f3a7f3a", "h100-8gpu-80gb", ID, "3"]], ["before it"])
+    *_, row = capsys.readouterr().out.splitlines()
+    assert row.split() == ["train-7f3a7f3a7f3a", "h100-8gpu-80gb", task, "3"]
+    monkeypatch.setenv("COLUMNS", "40")
+    draw(["handle", "image", "why"], [["train-7f3a7f3a7f3a", "registry.example/" + "x" * 99, "as " * 30]], [])
+    assert "train-7f3a7f3a7f3a" in capsys.readouterr().out, "what is too long is folded, not what stands beside it"
+
+
+def test_where_nothing_fits_a_table_still_tells_everything(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "24")
+    draw(["handle", "plan", "count"], [["train-7f3a7f3a7f3a", "h100-8gpu-80gb", "3"]], ["count"])
+    lines = capsys.readouterr().out.splitlines()
+    assert "".join(line[: line.find(" ")] for line in lines[1:]) == "train-7f3a7f3a7f3a", lines
 
 
 # What a shell completes.

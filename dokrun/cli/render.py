@@ -37,12 +37,18 @@ def table(
         return
     shown = ([text(row.get(column)) for column in columns] for row in rows)
     if is_terminal():
-        _draw(columns, shown, numbers)
+        from dokrun.cli.drawing import draw
+
+        draw([_heading(column) for column in columns], shown, [_heading(column) for column in numbers])
     else:
         for cells in shown:
             print(*cells, sep="\t")
     for line in tail:
         print(line)
+
+
+def _heading(column: str) -> str:
+    return column.replace("_", " ")
 
 
 def facts(told: Row, *, as_json: bool) -> None:
@@ -55,7 +61,7 @@ def facts(told: Row, *, as_json: bool) -> None:
     for key, value in lines:
         many = value if isinstance(value, (list, tuple)) else [value]
         for each in many:
-            name = key.replace("_", " ").ljust(width + 2) if width else f"{key}\t"
+            name = _heading(key).ljust(width + 2) if width else f"{key}\t"
             print(name + text(each))
 
 
@@ -136,19 +142,3 @@ def is_terminal() -> bool:
         return sys.stdout is not None and sys.stdout.isatty()
     except ValueError:  # it is closed
         return False
-
-
-def _draw(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-    from rich.text import Text
-
-    drawn = Table(
-        *(
-            Column(Text(column.replace("_", " ")), justify="right" if column in numbers else "left", overflow="fold")
-            for column in columns
-        )
-    )
-    for row in rows:
-        drawn.add_row(*map(Text, row))
-    Console().print(drawn)
