@@ -34,8 +34,8 @@ def tell(checks: Iterable[Check], *, quietly: bool = False) -> Iterable[Check]:
     """Print each check as it comes, and yield it."""
     for check in checks:
         if not quietly:
-            state = check.state.ljust(10) if render.is_terminal() else f"{check.state}\t"
-            name = check.name.ljust(17) if render.is_terminal() else f"{check.name}\t"
+            state = check.state.ljust(12) if render.is_terminal() else f"{check.state}\t"
+            name = check.name.ljust(18) if render.is_terminal() else f"{check.name}\t"
             advice = f"; {check.advice}" if check.advice and check.state != "ok" else ""
             print(f"{state}{name}{render.text(check.told)}{render.text(advice)}", flush=True)
         yield check
