@@ -298,9 +298,10 @@ def test_an_answer_that_is_too_large_is_given_up() -> None:
         Client("t", "s", transport=service, backoff=Backoff(attempts=1)).tasks.get("1")
 
 
-def test_an_address_that_is_no_url_is_a_mistake_of_the_settings() -> None:
+@pytest.mark.parametrize("address", ["http://host:port/", "host/api", "127.0.0.1:80", "https://", "ftp://host/"])
+def test_an_address_that_is_no_url_is_a_mistake_of_the_settings(address: str) -> None:
     with pytest.raises(errors.ConfigError, match="DOKRUN_API_URL"):
-        Client("t", "s", base_url="http://host:port/")
+        Client("t", "s", base_url=address)
 
 
 def test_a_client_shows_no_credentials_that_are_written_into_its_address() -> None:

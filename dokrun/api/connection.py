@@ -65,6 +65,8 @@ class Connection:
         except httpx.InvalidURL:
             # The problem's text tells the part of the address that is wrong, which may be one of a password.
             raise errors.ConfigError("the API's address is not a URL; look at DOKRUN_API_URL") from None
+        if self._base.scheme not in ("https", "http") or not self._base.host:
+            raise errors.ConfigError("the API's address has no https:// or no host; look at DOKRUN_API_URL")
         self.backoff = backoff
         self.clock = clock
         self._skew = Skew()
