@@ -222,6 +222,8 @@ def test_nothing_is_sent_by_a_rehearsal_a_quote_or_a_mistake(place: Place, scrip
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
     assert "training 2\n" in done.stderr
     assert pickle.loads((tmp_path / "value").read_bytes())["epochs"] == 2
+    nowhere = place.dokrun("run", "-o", str(tmp_path / "none" / "value"), f"{script}:train", "2")
+    assert (nowhere.returncode, "a folder that is not there" in nowhere.stderr) == (2, True), nowhere.stderr
     broken = place.dokrun("run", "--rehearse", f"{script}:fails")
     assert (broken.returncode, "fails raised ValueError: boom" in broken.stderr) == (4, True)
     quoted = place.dokrun("quote", "--json", f"{script}:train", "2")

@@ -72,6 +72,8 @@ def run_function(
     given = _given(found, words or [])
     if given is None:
         return
+    if output is not None and not output.parent.is_dir():
+        raise OptionError(f"--output names a folder that is not there, {output.parent}; make it first")
     options = {"plan": plan, "image": image, "timeout": timeout, "max_yen": max_yen, "profile": profile}
     function = _with(found.function, **options, detach=detach or None)
     if rehearse:
