@@ -208,7 +208,10 @@ def test_what_is_too_large_is_listed_and_then_refused(project: Path) -> None:
         ("app/script.py", "names no function; write script.py:train"),
         ("app/script.py:trainn", "there is no function trainn in app/script.py; did you mean 'train'?"),
         ("app/script.py:plain", "plain in app/script.py is no remote function"),
-        ("app/fails.py:train", "app/fails.py cannot be imported: ZeroDivisionError: division by zero"),
+        (
+            "app/fails.py:train",
+            "app/fails.py cannot be imported: ZeroDivisionError: division by zero (fails.py, line 1)",
+        ),
         ("app/leaves.py:train", "app/leaves.py cannot be imported: SystemExit"),
     ],
 )

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import runpy
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -81,7 +82,7 @@ def _in_package(path: Path) -> tuple[str, Path]:
 def _imported(module: str, folder: Path, file: str) -> ModuleType:
     sys.path.insert(0, str(folder))
     importlib.invalidate_caches()
-    return _run(lambda: importlib.import_module(module), file)
+    return _run(lambda: importlib.import_module(module), file, folder)
 
 
 def _started(path: Path, file: str) -> ModuleType:
@@ -89,18 +90,27 @@ def _started(path: Path, file: str) -> ModuleType:
     sys.path.insert(0, str(path.parent))
     sys.argv = [file]
     module = ModuleType("__mp_main__")
-    vars(module).update(_run(lambda: runpy.run_path(str(path), run_name=module.__name__), file))
+    vars(module).update(_run(lambda: runpy.run_path(str(path), run_name=module.__name__), file, path.parent))
     sys.modules["__main__"] = sys.modules[module.__name__] = module
     return module
 
 
-def _run(load: Callable[[], T], file: str) -> T:
+def _run(load: Callable[[], T], file: str, folder: Path) -> T:
     looking = LOOKING.set(True)
     try:
         # What the output is for is what the command tells.
         with contextlib.redirect_stdout(sys.stderr):
             return load()
     except (Exception, SystemExit) as error:
-        raise OptionError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+        where = _where(error, folder)
+        raise OptionError(f"{file} cannot be imported: {type(error).__name__}: {error}{where}") from error
     finally:
         LOOKING.reset(looking)
+
+
+def _where(error: BaseException, folder: Path) -> str:
+    """Tell the last line of the user's own that an error went through, as the text of a SyntaxError does by itself."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if folder in Path(frame.filename).parents]
+    if not own or isinstance(error, SyntaxError):
+        return ""
+    return f" ({Path(own[-1].filename).relative_to(folder)}, line {own[-1].lineno})"
