@@ -131,6 +131,7 @@ def test_words_without_a_name_are_the_parameters_in_their_order() -> None:
         (["--nubmer", "1"], "f has no parameter 'nubmer'; did you mean 'number'?"),
         (["--number"], "--number of f has no value; write --number VALUE"),
         (["--no-number"], "f has no parameter 'no-number'"),
+        (["--rehearse"], "dokrun's own options stand before the function"),
         ([*"abcdefghijklmnop"], "cannot be 'b'"),
     ],
 )
@@ -141,11 +142,13 @@ def test_what_cannot_be_read_is_told_with_what_can(words: list[str], said: str) 
 
 
 def test_a_functions_help_tells_its_parameters_and_no_default() -> None:
-    def secretive(token: str = "hush-hush", size: int = 3) -> None:
+    def secretive(token: str = "hush-hush", size: int = 3, kind: Kind = Kind.LARGE, to: Literal["a", 2] = "a") -> None:
         """Keep it."""
 
     told = arguments.told(secretive, "secretive")
     assert "  --token  str  (optional)" in told
+    assert "  --kind  1|s  (optional)" in told
+    assert "  --to  a|2  (optional)" in told
     assert "Keep it." in told
     assert "hush" not in told
 

@@ -66,7 +66,7 @@ def told(function: Callable[..., Any], name: str) -> str:
     lines.append("Arguments:" if reader.parameters else "It takes no arguments.")
     for parameter in reader.parameters.values():
         kind = reader.hints.get(parameter.name, Any)
-        of = "" if kind is Any else f"  {_name(kind)}"
+        of = "" if kind is Any else f"  {_wanted(kind)}"
         # Not the default itself: it may be a secret.
         optional = "" if parameter.default is parameter.empty else "  (optional)"
         lines.append(f"  --{_option(parameter.name)}{of}{optional}")
@@ -116,7 +116,10 @@ class _Reader:
             self._texts[name[3:]] = ["false"]
             return
         if name not in self._known() and not self._takes_any_name():
-            raise OptionError(f"{self._name} has no parameter {option!r}{suggest(option, map(_option, self._known()))}")
+            known = suggest(option, map(_option, self._known()))
+            raise OptionError(
+                f"{self._name} has no parameter {option!r}{known}; dokrun's own options stand before the function"
+            )
         if not equals:
             if self._is_flag(name):
                 text = "true"
@@ -236,6 +239,15 @@ def _alternatives(kind: Any) -> tuple[Any, ...]:
 
 def _name(kind: Any) -> str:
     return str(kind.__name__ if isinstance(kind, type) and not typing.get_args(kind) else kind).replace("typing.", "")
+
+
+def _wanted(kind: Any) -> str:
+    """Tell a type as what may be written: of an enumeration, its members."""
+    if typing.get_origin(kind) is typing.Literal:
+        return "|".join(map(str, typing.get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "|".join(str(one.value) for one in kind)
+    return _name(kind)
 
 
 def _option(name: str) -> str:
