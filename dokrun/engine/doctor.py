@@ -51,7 +51,7 @@ def examine(profile: str | None = None, load: Callable[[str | None], Settings] =
         yield Check("settings", "wrong", str(error))
         yield _docker(needed=False)
         return
-    yield Check("settings", "ok", f"the profile {settings.profile}, from {settings.source['profile']}")
+    yield Check("settings", "ok", f"the profile {settings.profile} ({settings.source['profile']})")
     yield _state_folder(settings)
     if settings.profile == config.LOCAL:
         yield _emulator()
