@@ -73,7 +73,10 @@ class DokMagics(Magics):
         """Take what a cell has come to that runs already: `%dok attach cell-7f3a`; without a handle, the last one."""
         __tracebackhide__ = True
         word, *handles = line.split() or [""]
-        future = self.shell.user_ns.get(_LAST) if not handles else attach(handles[0])
+        try:
+            future = self.shell.user_ns.get(_LAST) if not handles else attach(handles[0])
+        except OptionError as error:
+            raise UsageError(str(error)) from None
         if word != "attach" or len(handles) > 1 or future is None:
             raise UsageError(f"`%dok attach HANDLE` takes what a cell has come to; to run one, {_USAGE}")
         self.shell.user_ns[_LAST] = future
@@ -113,6 +116,8 @@ class DokMagics(Magics):
         )
         try:
             return remote(sent)
+        except OptionError as error:
+            raise UsageError(str(error)) from None
         except NotSerializable as error:
             told = re.sub(
                 r"argument cell\.names\['?([^\]']+)'?\]", r"the cell reads \1, which cannot travel: \1", str(error)

@@ -121,11 +121,16 @@ def test_an_exception_has_the_cells_line_and_none_of_our_frames(notebook: Notebo
         ("import threading\nlock = threading.Lock()", ""),
         ("%%dok plan=v100-32gb\nprint(lock)", "the cell reads lock, which cannot travel: lock: cannot pickle"),
         ("%dok detach", "`%dok attach HANDLE` takes"),
+        ("%dok attach nothing", "'nothing' is no handle"),
+        ("%%dok\n1", "cell has no plan; write plan=… with one of"),
+        ("%%dok plan=v100\n1", "cell asks for the plan 'v100', which DOK does not have; did you mean 'v100-32gb'?"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_is_sent(wrong: tuple[Notebook, Place], cell: str, told: str) -> None:
     notebook, place = wrong
-    assert told in text_of(notebook.run(cell))
+    seen = text_of(notebook.run(cell))
+    assert told in seen
+    assert "engine.py" not in seen
     assert place.tasks() == []
 
 
