@@ -163,7 +163,8 @@ def test_without_a_key_nothing_is_sent_and_which_to_register_is_told(
         _, told = child.communicate(timeout=PATIENCE_S)
         assert child.returncode == 2
         assert "DOK knows no active ssh key" in told
-        assert (f"register {tmp_path}/.ssh/id_ed25519.pub" if there else "ssh-keygen") in told
+        assert f"dokrun ssh-key add {tmp_path if there else '~'}/.ssh/id_ed25519.pub registers it" in told
+        assert ("ssh-keygen" in told) is not there
         assert client.tasks.list().meta.count == 0
 
 

@@ -58,9 +58,10 @@ def check_key(client: Client, home: Path) -> None:
     if any(key.is_active for key in client.ssh_keys.iterate()):
         return
     there = next((path for name in _KEYS if (path := home / ".ssh" / name).is_file()), None)
-    which = f"register {there}" if there else "make one with ssh-keygen, and register its public half"
+    make = "" if there else "make one with ssh-keygen, and "
+    public = there or "~/.ssh/id_ed25519.pub"
     raise errors.OptionError(
-        f"DOK knows no active ssh key that could open the task; {which}, with ssh_keys.create of dokrun.api.Client"
+        f"DOK knows no active ssh key that could open the task; {make}dokrun ssh-key add {public} registers it"
     )
 
 
