@@ -155,7 +155,7 @@ def test_a_session_runs_cells_too_and_their_outcomes_are_got_by_their_handles(no
     outputs = notebook.run("""
         word = None
         from dokrun import engine
-        handle = next(iter(engine.get(None).listed())).handle
+        handle = next(iter(engine.get(None).desk.listed())).handle
         get_ipython().run_line_magic("dok", "attach " + handle)
         print(word)
     """)

@@ -278,7 +278,9 @@ def test_another_process_finds_the_session_and_its_calls_by_their_handles(accoun
     future = session.submit(say, "hello", tmp_path / "gate")
     assert next(future.logs()) == "hello\n"
     handle, own = session.handle, future.handle
-    assert here.find(keys.shortened(own)).task.id == here.find(keys.shortened(handle)).task.id == session.task_id
+    assert (
+        here.desk.find(keys.shortened(own)).task.id == here.desk.find(keys.shortened(handle)).task.id == session.task_id
+    )
     here.close()
     account.here(state="other")
     found, again = dok.attach(own), dok.attach(handle)

@@ -81,7 +81,7 @@ def test_what_there_is_no_room_for_goes_to_the_bucket_where_it_may_be_needed_aga
     here = account.here()
     with dok.session(plan=PLAN) as session:
         session.submit(pow, 1, 1).result(PATIENCE_S)
-        bucket, kept = here._bucket, []
+        bucket, kept = here.bucket, []
         assert bucket is not None
         for again in (True, False):
             segment = segment_of(bytes([again]) * SIZES[1])

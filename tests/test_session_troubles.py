@@ -366,8 +366,8 @@ def test_what_orders_calls_lies_in_the_bucket_as_the_sessions_own_until_it_is_ta
         assert job is not None
         assert f"/jobs/{job.job_id}/orders/" in path
         assert faulty.asked("DELETE", path)
-        assert here._bucket is not None
-        assert not [key for key in here._bucket.keys("dokrun/1/") if path.endswith(key)]
+        assert here.bucket is not None
+        assert not [key for key in here.bucket.keys("dokrun/1/") if path.endswith(key)]
 
 
 def test_pieces_that_the_proxy_does_not_take_are_sent_smaller(store: ObjectStore, tmp_path: Path) -> None:

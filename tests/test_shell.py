@@ -198,7 +198,7 @@ def test_a_service_that_tells_no_door_is_waited_for_and_then_blamed(
         client.ssh_keys.create(models.SshKeyRequest("mine", "ssh-ed25519 AAAA", is_active=True))
         made = Engine(config.load(), sleep=lambda _seconds: None)
         try:
-            one = made.shell(PLAN, "alpine:3", 600.0, "/bin/bash")
+            one = made.desk.shell(PLAN, "alpine:3", 600.0, "/bin/bash")
             one.begin()
             with pytest.raises(errors.InvalidAnswer, match="runs, and the service tells no ssh door of it"):
                 one.door()

@@ -42,9 +42,9 @@ def cost(
     if since is not None:
         first = since.date()
     engine = engine_of(profile)
-    costs = engine.costs(first)
+    costs = engine.desk.costs(first)
     try:
-        billed, problem = engine.billed(first), ""
+        billed, problem = engine.desk.billed(first), ""
     except ApiError as error:
         billed, problem = None, str(error)
     total = sum((each.yen for each in costs), Decimal(0))

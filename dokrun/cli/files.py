@@ -42,7 +42,7 @@ def download(
     from dokrun import artifact
     from dokrun.engine.remains import fetched, kept_in
 
-    one = engine.find(handle)
+    one = engine.desk.find(handle)
     if not one.task.ended:
         raise NotYet(f"{one.name} has not ended yet; dokrun attach {one.short_handle} waits for it")
     left = kept_in(engine.client, one.task)
@@ -97,8 +97,8 @@ def rescue(
     engine = engine_of(profile)
     from dokrun.engine.rescue import rescue as save
 
-    chosen = None if everything else {engine.find(text).job_id for text in given or []}
-    listed = [one for one in engine.listed() if chosen is None or one.job_id in chosen]
+    chosen = None if everything else {engine.desk.find(text).job_id for text in given or []}
+    listed = [one for one in engine.desk.listed() if chosen is None or one.job_id in chosen]
     told = []
     with render.each_done(as_json=as_json) as done:
         for each in save(engine.client, engine.bucket, listed, output):
@@ -162,7 +162,7 @@ def gc(
         raise OptionError(f"--older-than {older_than} is too short: {least} is the least at which nothing needed goes")
     rows: list[dict[str, Any]] = []
     size = 0
-    for one, gone in engine.sweep(age, puts=puts, dry_run=dry_run):
+    for one, gone in engine.desk.sweep(age, puts=puts, dry_run=dry_run):
         what = "would go" if dry_run else "gone" if gone else "stays, since it was sent again"
         stored = one.stored
         rows.append({"key": stored.key, "bytes": stored.size, "stored": stored.modified, "why": one.why, "what": what})

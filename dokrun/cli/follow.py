@@ -95,7 +95,7 @@ def present(watched: Watched, output: Path | None, *, as_json: bool) -> None:
 def _check_there(engine: Engine, handle: str, watched: Watched) -> None:
     read = keys.read_handle(handle)
     if read is None or not read.call:
-        task = engine.find(handle).task
+        task = engine.desk.find(handle).task
         if not task.ended:
             raise NotYet(f"{watched.name} has not ended yet: its task {task.id} is {task.status}")
         return

@@ -41,11 +41,11 @@ def list_jobs(
     """
     engine = engine_of(profile)
     found: list[Listed] = []
-    for one in engine.listed("waiting,running" if running else None):
+    for one in engine.desk.listed("waiting,running" if running else None):
         found.append(one)
         if limit is not None and len(found) >= limit:
             break
-    places = engine.places() if any(one.task.status == "waiting" for one in found) else {}
+    places = engine.desk.places() if any(one.task.status == "waiting" for one in found) else {}
     columns = ("handle", "state", "plan", "since", "task", "before_it")
     rows = [_row(one, places) for one in found]
     render.table(rows, columns, as_json=as_json, numbers=("before_it",))
@@ -79,10 +79,10 @@ def logs(
     Of one that runs it is what there is until now.
     """
     engine = engine_of(profile)
-    one = engine.find(handle)
+    one = engine.desk.find(handle)
     if one.task.status == "waiting" and not follow:
         raise NotYet(f"{one.name} (task {one.task.id}) waits, and has written nothing yet; with -f this waits for it")
-    pieces = engine.logs(one) if call is None else engine.call_logs(one, call)
+    pieces = engine.desk.logs(one) if call is None else engine.desk.call_logs(one, call)
     for piece in pieces if follow or one.task.ended else _until_now(pieces, one):
         print(piece, end="", flush=True)
 
@@ -120,14 +120,14 @@ def cancel(handles: Handles, as_json: Json = False, profile: Profile = None) -> 
     if not handles:
         raise OptionError("name what shall end; dokrun ls --running tells what runs")
     # All are found before any is ended: a slip in one of them ends none.
-    found = [(engine.find(text), keys.read_handle(text)) for text in handles]
+    found = [(engine.desk.find(text), keys.read_handle(text)) for text in handles]
     with render.each_done(as_json=as_json) as done:
         for one, handle in found:
             if handle is not None and handle.call and not one.task.ended:
                 ended = _end_calls(engine, one, handle)
                 done(f"{handle.name}: {ended['told']}, and dokrun cancel {one.short_handle} ends that", ended)
             else:
-                told = "cancelled" if engine.cancel(one) else "it had ended before"
+                told = "cancelled" if engine.desk.cancel(one) else "it had ended before"
                 row = {"handle": one.short_handle, "task": one.task.id, "told": told}
                 done(f"{one.name} (task {one.task.id}): {told}", row)
 

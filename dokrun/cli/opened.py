@@ -68,7 +68,7 @@ def attached(engine: Engine, text: str) -> Future[Any] | Map[Any] | Live:
     except OptionError:
         if read_handle(text) is not None:
             raise
-    return engine.attach(engine.find(text).handle)
+    return engine.attach(engine.desk.find(text).handle)
 
 
 @contextmanager

@@ -46,12 +46,12 @@ def shell(
     if handle is not None:
         from dokrun.engine.shell import door_of
 
-        task = engine.find(handle).task
+        task = engine.desk.find(handle).task
         door = door_of(task)
         if door is None:
             raise OptionError(f"task {task.id} is {task.status}, and has no ssh door; dokrun shell --plan makes one")
         raise typer.Exit(_open(ssh, door))
-    one = engine.shell(str(plan), image, seconds("--timeout", timeout), program)
+    one = engine.desk.shell(str(plan), image, seconds("--timeout", timeout), program)
     price = engine.prices().get(str(plan))
     costs = "" if price is None else f" costs ¥{price.yen_per_second * 60:.2f} a minute while it runs, and"
     # A terminal that is closed, or whoever ends this process, means the task as well.

@@ -36,8 +36,8 @@ def show(
     Its state, its place in the line, each of its attempts with its times and what it has cost, and what it has left.
     """
     engine = engine_of(profile)
-    last = engine.find(handle)
-    tasks = sorted(engine.attempts(last.job_id), key=lambda one: str(one.task.created_at))
+    last = engine.desk.find(handle)
+    tasks = sorted(engine.desk.attempts(last.job_id), key=lambda one: str(one.task.created_at))
     prices = engine.prices()
     attempts = [_attempt(one, prices) for one in tasks]
     told = _about(engine, last, tasks)
@@ -57,7 +57,7 @@ def show(
 
 def _about(engine: Engine, last: Listed, tasks: Sequence[Listed]) -> dict[str, Any]:
     task, container = last.task, next(iter(last.task.containers), None)
-    place = engine.places().get(task.id) if task.status == "waiting" else None
+    place = engine.desk.places().get(task.id) if task.status == "waiting" else None
     return {
         "handle": last.handle,
         "short_handle": last.short_handle,
@@ -73,7 +73,9 @@ def _about(engine: Engine, last: Listed, tasks: Sequence[Listed]) -> dict[str, A
         "tags": [tag for tag in task.tags if not tag.startswith(keys.OURS)],
         "time_limit_s": task.execution_time_limit_sec,
         "error_message": task.error_message,
-        "here": [f"{step.what} (attempt {step.attempt}) {step.detail}".strip() for step in engine.steps(last.job_id)],
+        "here": [
+            f"{step.what} (attempt {step.attempt}) {step.detail}".strip() for step in engine.desk.steps(last.job_id)
+        ],
         "tasks": len(tasks),
     }
 

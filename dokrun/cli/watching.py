@@ -134,7 +134,7 @@ def watch(engine: Engine, text: str, *, log: bool = True) -> Watched:
     if isinstance(found, Live):
         future = found.run.calls.future(0)
         return Watched(future.name, [future], far_of(future), future.logs if log else None, of_session=True)
-    return watched_of(found, (lambda: engine.logs(engine.find(text))) if log else None)
+    return watched_of(found, (lambda: engine.desk.logs(engine.desk.find(text))) if log else None)
 
 
 def watched_of(found: Future[Any] | Map[Any], log_of_map: Callable[[], Iterator[str]] | None) -> Watched:

@@ -11,8 +11,6 @@ import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
-from datetime import date, timedelta
-from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,33 +19,30 @@ from dokrun.api import Client
 from dokrun.api.transport import Backoff
 from dokrun.bucket import Bucket
 from dokrun.config import Settings
-from dokrun.cost import JST, Price, Quote, utc_now
+from dokrun.cost import Price, Quote
 from dokrun.display import in_notebook
-from dokrun.engine import farewell, listing
+from dokrun.engine import farewell
 from dokrun.engine.attach import find_entry
+from dokrun.engine.desk import Desk
 from dokrun.engine.gathering import Gathering
 from dokrun.engine.hint import Again, Behind, Hint
 from dokrun.engine.images import Images
-from dokrun.engine.journal import Entry, Journal, Record, Step
+from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
-from dokrun.engine.lines import of_call, users_own
 from dokrun.engine.linger import check_lingers, lingering
 from dokrun.engine.link import Link
-from dokrun.engine.listing import Listed
 from dokrun.engine.live import Live
 from dokrun.engine.outcome import Also
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
 from dokrun.engine.portions import MOST_BYTES, Portions
 from dokrun.engine.prepare import Job, Preparing, Target
-from dokrun.engine.queue import Queue, places
+from dokrun.engine.queue import Queue
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.run import Run
-from dokrun.engine.shell import SHELLS, ShellTask, check_key
-from dokrun.engine.spending import Cost, Spending, billed, costs_since
+from dokrun.engine.spending import Spending
 from dokrun.engine.stage import COMMAND_BYTES, check_fits
 from dokrun.engine.submit import Submitter, failed_future
-from dokrun.engine.sweep import Unneeded, lifetimes, remove, unneeded
 from dokrun.engine.wanted import Asked, Wanted, token_of
 from dokrun.engine.watch import Batch, Watcher
 from dokrun.engine.workers import Workers
@@ -61,7 +56,6 @@ from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
 from dokrun.payload.likeness import likeness
 from dokrun.payload.serialize import Serializer
-from dokrun.progress import Place
 from dokrun.shim.envelope import load_value
 
 _log = logging.getLogger("dokrun.engine")
@@ -86,6 +80,10 @@ class Engine:
     Raises:
         ConfigError: the profile `local` lacks its packages.
         MissingCredentials: there is no API key.
+
+    Attributes:
+        bucket: the profile's, if it has one.
+        desk: what the command line asks.
     """
 
     def __init__(self, settings: Settings, *, sleep: Callable[[float], object] | None = None) -> None:
@@ -98,15 +96,15 @@ class Engine:
         )
         self._plans = Plans(self.client)
         others = Workers(_THREADS, "dokrun-collect")
-        self._bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
+        self.bucket = None if self.settings.bucket is None else Bucket(self.settings.bucket)
         self._closing = threading.Event()
         self._parts = Parts(
             client=self.client,
-            bucket=self._bucket,
+            bucket=self.bucket,
             images=Images(self.settings, self.client, sleep=sleep or self._closing.wait),
             journal=Journal(self.settings.state_dir, self.settings.account),
             watcher=Watcher(self.client) if sleep is None else Watcher(self.client, refused_for_s=0.0),
-            submitter=Submitter(self.client, self._bucket, sleep or self._closing.wait, self._closing.is_set),
+            submitter=Submitter(self.client, self.bucket, sleep or self._closing.wait, self._closing.is_set),
             builds=Workers(1, "dokrun-build"),
             submissions=Workers(1, "dokrun-submit"),
             cancels=Workers(1, "dokrun-cancel"),
@@ -118,6 +116,7 @@ class Engine:
             sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )
+        self.desk = Desk(self._parts, self._plans, self.settings)
         self._behind = Behind()
         self._hint = Hint(self._plans.prices, self._parts.sleep, wanted=self.settings.charges)
         self._again = Again(self._parts.journal, self._is_ours, outlasts=self.settings.outlasts)
@@ -150,7 +149,7 @@ class Engine:
             return self._lingering(target.name, merged).call(target, args, kwargs, own)
         price = self._plans.price_for(plan, target.name, merged.max_yen)
         try:
-            keeping = Keeping(self._bucket)
+            keeping = Keeping(self.bucket)
             preparing = Preparing(target, plan, merged, price=price, keep=keeping)
             preparing.add(args, kwargs)
             job = preparing.job()
@@ -180,7 +179,7 @@ class Engine:
                 f"{target.name}.map has http=, and a task's one http port cannot be that of each of its calls; "
                 "call the function itself, or take it back with .options(http=None)"
             )
-        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self._bucket)
+        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self.bucket)
         bell = Bell()
 
         def prepare() -> Preparing:
@@ -203,10 +202,10 @@ class Engine:
             NotSerializable: the function cannot be pickled.
         """
         plan, merged = self._checked(target, options)
-        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self._bucket)
+        price, keeping = self._plans.price_for(plan, target.name, merged.max_yen), Keeping(self.bucket)
         preparing = Preparing(target, plan, merged, workers=workers, price=price, keep=keeping)
         # Without a bucket they travel compressed in the command, with their functions and files.
-        most_bytes = MOST_BYTES if self._bucket is not None else COMMAND_BYTES // 2
+        most_bytes = MOST_BYTES if self.bucket is not None else COMMAND_BYTES // 2
         gathering = Gathering(merged.name or target.name, preparing, keeping, most_bytes, self._send)
         with self._changed:
             self._gathered[gathering] = None
@@ -231,15 +230,15 @@ class Engine:
             ConfigError: there is no bucket.
             StorageError: the bucket refused, or gave no answer.
         """
-        if self._bucket is None:
+        if self.bucket is None:
             raise ConfigError(f"dok.put needs a bucket, and {config.NO_BUCKET}")
-        serializer, keeping = Serializer(), Keeping(self._bucket)
+        serializer, keeping = Serializer(), Keeping(self.bucket)
         own, beside = serializer.value(value), serializer.take_given()
         for segment in (*own, *beside):
             keeping(segment)
         keeping.finish()
         for segment in (*own, *beside):
-            self._bucket.put(keys.put(segment.sha256), b"")
+            self.bucket.put(keys.put(segment.sha256), b"")
         pieces, others = ([Piece(it.sha256, it.size) for it in segments] for segments in (own, beside))
         return Put(pieces, type(value).__name__, sorted(serializer.modules), others)
 
@@ -250,13 +249,13 @@ class Engine:
             ConfigError: there is no bucket.
             StorageError: the bucket refused, gave no answer, or gave something else.
         """
-        if self._bucket is None:
+        if self.bucket is None:
             raise ConfigError(f"a value that was put lies in a bucket, and {config.NO_BUCKET}")
         buffers = []
         with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
             for number, piece in enumerate(put.pieces):
                 path = Path(folder, str(number))
-                self._bucket.fetch(keys.blob(piece.sha256), path, piece.size)
+                self.bucket.fetch(keys.blob(piece.sha256), path, piece.size)
                 data = bytearray(path.read_bytes())
                 if hashlib.sha256(data).hexdigest() != piece.sha256:
                     raise StorageError(f"what the bucket has of {put!r} is not what was put; put it again")
@@ -312,7 +311,7 @@ class Engine:
 
     def _begin_session(self, wanted: Wanted, owner: Live) -> Link:
         job, token = wanted.job(self.settings)
-        if self._bucket is None:
+        if self.bucket is None:
             check_fits(job)
         link, batch = Link(self._parts, token, owner), self._parts.watcher.batch()
         record = Record(job.id, job.name, job.plan, 0, "", batch.tag)
@@ -348,7 +347,7 @@ class Engine:
         return likeness(target.function, args, kwargs, [job.name, job.plan, repr(where), *others])
 
     def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False, alike: str = "") -> Outcomes:
-        if self._bucket is None:
+        if self.bucket is None:
             check_fits(job)
         batch = self._parts.watcher.batch()
         self._again.called(job.name, job.id, alike)
@@ -427,88 +426,6 @@ class Engine:
         with self._changed:
             return any(run.calls.job_id == job_id for run in self._unfinished)
 
-    @property
-    def bucket(self) -> Bucket | None:
-        """The profile's bucket, if it has one."""
-        return self._bucket
-
-    def listed(self, status: str | None = None) -> Iterator[Listed]:
-        """Yield the project's tasks that dokrun has made, newest first. Raises ApiError."""
-        return listing.listed(self.client, status)
-
-    def attempts(self, job_id: str) -> list[Listed]:
-        """Tell all tasks of a job, newest first. Raises ApiError."""
-        return list(listing.of_job(self.client, job_id))
-
-    def steps(self, job_id: str) -> Sequence[Step]:
-        """Tell what this machine has written down of a job; nothing if another has made it."""
-        found = self._parts.journal.find(job_id)
-        return found[0].steps if found else ()
-
-    def places(self) -> dict[str, Place]:
-        """Tell where each of the project's waiting tasks stands in its line, by the task's id. Raises ApiError."""
-        return places(self.client.tasks.iterate(status=("waiting", "running")), utc_now())
-
-    def find(self, text: str) -> Listed:
-        """Tell the task that a handle, its beginning or a task's id means. Raises OptionError and ApiError."""
-        return listing.find(self.client, text)
-
-    def logs(self, one: Listed) -> Iterator[str]:
-        """Yield what a task writes, as it grows, until it has ended. Raises ApiError."""
-        return users_own(self.client.tasks.logs(one.task.id))
-
-    def call_logs(self, one: Listed, number: int) -> Iterator[str]:
-        """Yield what one call of a map's task writes, likewise. Raises ApiError."""
-        return of_call(self.client.tasks.logs(one.task.id), number)
-
-    def cancel(self, one: Listed) -> bool:
-        """End a task. Tells whether there was anything to end. Raises ApiError."""
-        return listing.cancel(self.client, self._parts.submitter, one)
-
-    def sweep(
-        self, older_than: timedelta, *, puts: bool = False, dry_run: bool = False
-    ) -> Iterator[tuple[Unneeded, bool]]:
-        """Remove from the bucket what nobody needs, and yield it, with whether it is gone; `dry_run` removes nothing.
-
-        Raises:
-            ConfigError: there is no bucket, or this machine's clock is wrong.
-            ApiError: the service does not tell all tasks; nothing was removed.
-            StorageError: the bucket refused, or gave no answer.
-        """
-        if self._bucket is None:
-            raise ConfigError(f"there is nothing to remove: {config.NO_BUCKET}")
-        self.client.check_clock()
-        # Before the tasks: what is sent meanwhile is not among it.
-        objects = list(self._bucket.stored(keys.all_ours()))
-        jobs = lifetimes(self.listed(), utc_now())
-        found = list(unneeded(objects, jobs, utc_now(), older_than, puts=puts))
-        yield from ((one, False) for one in found) if dry_run else remove(self._bucket, found)
-
-    def shell(self, plan: str, image: str | None, limit_s: float, shell: str) -> ShellTask:
-        """Make a task with an ssh door, which begins when it is told to.
-
-        Raises:
-            OptionError: there is no such plan or shell, or no ssh key that opens the door.
-            SubmitFailed: the day's budget does not let it begin.
-            ImageError: the image cannot be made ready.
-            ApiError: the service refused or did not answer.
-        """
-        if shell not in SHELLS:
-            raise OptionError(f"DOK has no shell {shell!r}; it has {', '.join(SHELLS)}")
-        self._plans.check(plan, "dokrun shell")
-        check_key(self.client, Path.home())
-        self._parts.spending.check("dokrun shell", plan)
-        ready = self._parts.images.ready(image or self.settings.defaults.image, any_python=True)
-        return ShellTask(self._parts, ready, plan, limit_s, shell)
-
-    def costs(self, since: date) -> list[Cost]:
-        """Tell what the project's tasks that dokrun has made cost since a day in Japan. Raises ApiError."""
-        return costs_since(self.listed(), since, self.prices(), utc_now())
-
-    def billed(self, since: date) -> Decimal:
-        """Tell what the service says that it has billed since a day in Japan, in yen. Raises ApiError."""
-        return billed(self.client, since, utc_now().astimezone(JST).date())
-
     def prices(self) -> dict[str, Price]:
         """Tell what a second costs on each plan, as the service says; asked for again after an hour.
 
@@ -568,8 +485,8 @@ class Engine:
             run.settle_cancelled()
         for run in told:
             run.settle_early()
-        if self._bucket is not None:
-            self._bucket.close()
+        if self.bucket is not None:
+            self.bucket.close()
         self.client.close()
         parts.journal.close()
         return stopped, all(ended)
