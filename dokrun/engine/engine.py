@@ -10,7 +10,7 @@ import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import astuple, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,11 @@ from dokrun.config import Settings
 from dokrun.cost import Price, Quote
 from dokrun.display import in_notebook
 from dokrun.engine import farewell
+from dokrun.engine.again import Again
 from dokrun.engine.attach import find_entry
 from dokrun.engine.desk import Desk
 from dokrun.engine.gathering import Gathering
-from dokrun.engine.hint import Again, Behind, Hint
+from dokrun.engine.hint import Behind, Hint
 from dokrun.engine.images import Images
 from dokrun.engine.journal import Entry, Journal, Record
 from dokrun.engine.keeping import Keeping
@@ -49,12 +50,10 @@ from dokrun.engine.workers import Workers
 from dokrun.errors import ConfigError, OptionError, StorageError
 from dokrun.future import Future
 from dokrun.given import Piece, Put
-from dokrun.image.spec import Image
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing, handed_out
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.outcomes import Bell, Outcomes
-from dokrun.payload.likeness import likeness
 from dokrun.payload.serialize import Serializer
 from dokrun.shim.envelope import load_value
 
@@ -155,7 +154,7 @@ class Engine:
             job = preparing.job()
             keeping.finish()
             calls = Outcomes(job.id, 1, job.name, Progress())
-            alike = self._likeness(target, args, kwargs, job) if self._again.wanted else ""
+            alike = self._again.likeness(target, args, kwargs, job)
             return self._begin(job, calls, hinted=True, alike=alike).future(0)
         except StorageError as error:
             return failed_future(target.name, error)
@@ -331,20 +330,6 @@ class Engine:
         """
         plan, merged = self._checked(target, options)
         return quote(self._plans, self._parts.journal, target.name, plan, merged, Split(counts, workers))
-
-    def _likeness(self, target: Target, args: tuple[Any, ...], kwargs: Mapping[str, Any], job: Job) -> str:
-        pack, *_ = job.header["calls"]
-        pickled = {pack["records"], pack["offsets"], *(f["value"][0] for f in job.header["functions"] if "value" in f)}
-        others = [segment.sha256 for number, segment in enumerate(job.segments) if number not in pickled]
-        options, image = job.options, job.options.image
-        # Of what they are only a digest is kept, and of secrets not even their values.
-        where = (
-            astuple(image) if isinstance(image, Image) else image,
-            sorted(options.env.items()),
-            sorted(options.secrets),
-            job.timeout_s,
-        )
-        return likeness(target.function, args, kwargs, [job.name, job.plan, repr(where), *others])
 
     def _begin(self, job: Job, calls: Outcomes, *, hinted: bool = False, alike: str = "") -> Outcomes:
         if self.bucket is None:

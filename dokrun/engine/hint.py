@@ -1,22 +1,17 @@
-"""One line, once: for many calls where each is billed a minute, a call that is under way, a session in the way."""
+"""One line, once: for many calls where each is billed a minute, and for a session that is in the way."""
 
 from __future__ import annotations
 
 import logging
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
-from typing import NamedTuple
 
-from dokrun import keys
 from dokrun.cost import Price
-from dokrun.display import in_notebook, is_wanted, running_cell
-from dokrun.engine.journal import Entry, Journal
+from dokrun.display import is_wanted
 from dokrun.engine.run import Run
-from dokrun.errors import ApiError, ConfigError
+from dokrun.errors import ApiError
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -24,9 +19,6 @@ _log = logging.getLogger("dokrun.engine")
 MANY = 5
 # More may be on their way: the line is to tell of all.
 _PAUSE_S = 1.0
-# A task runs for some days at most, and its artifact is kept for three.
-_KEPT_S = 7 * 86400.0
-_MOST = 256
 # It was told to this process, or is about to be.
 _told = threading.Lock()
 
@@ -48,80 +40,6 @@ class Behind:
                     "project at a time; session.close() ends it, and f.options(session=session)(…) runs a call in it",
                     file=sys.stderr,
                 )
-
-
-class Begun(NamedTuple):
-    """A call that was begun, and when, in seconds since 1970."""
-
-    name: str
-    job_id: str
-    at: float
-
-
-class Again:
-    """Tells whoever runs a cell again that a call like that was sent before, and has not told its outcome yet.
-
-    Only notebooks are told: a script that makes the same call twice was written so.
-
-    Args:
-        journal: knows what was sent.
-        is_there: tells whether a job is this process's own.
-        outlasts: whether tasks outlive the process that made them.
-    """
-
-    def __init__(self, journal: Journal, is_there: Callable[[str], bool], *, outlasts: bool) -> None:
-        self._journal = journal
-        self._is_there = is_there
-        self._outlasts = outlasts
-        self._told: set[tuple[str, str]] = set()
-        # The last call of each likeness that this process has begun.
-        self._begun: dict[str, Begun] = {}
-
-    @property
-    def wanted(self) -> bool:
-        """Whether there is anybody to tell."""
-        return is_wanted("DOKRUN_HINTS") and in_notebook()
-
-    def called(self, name: str, job_id: str, likeness: str) -> None:
-        """Tell it of a call that is about to be begun: whoever runs a cell is told once by each run of it."""
-        if not likeness:
-            return
-        key, former = (likeness, running_cell()), self._begun.pop(likeness, None)
-        if len(self._begun) == _MOST:
-            del self._begun[next(iter(self._begun))]
-        self._begun[likeness] = Begun(name, job_id, time.time())
-        if key in self._told:
-            return
-        # Of those of this process, the last one may not be written down yet.
-        found = former if former is not None and self._is_there(former.job_id) else self._written_down(likeness)
-        if found is not None:
-            self._told.add(key)
-            handle = keys.Handle(found.name, found.job_id, "").short
-            print(
-                f"dokrun: {name} was called just like this at {_when(found.at)}, and its outcome was not told yet: "
-                f'dok.attach("{handle}") gets it, and cancel() takes back the one that begins now',
-                file=sys.stderr,
-            )
-
-    def _written_down(self, likeness: str) -> Begun | None:
-        try:
-            found = next(filter(self._goes_on, self._journal.alike(likeness)), None)
-        except ConfigError as error:
-            _log.debug("cannot see whether there was a call like this before: %s", error)
-            return None
-        return None if found is None else Begun(found.record.name, found.record.id, found.at)
-
-    def _goes_on(self, entry: Entry) -> bool:
-        """Tell whether somebody may get its outcome yet, as far as is known here."""
-        if self._is_there(entry.record.id):
-            return True
-        return self._outlasts and entry.task_id is not None and time.time() - entry.at < _KEPT_S
-
-
-def _when(at: float) -> str:
-    then = datetime.fromtimestamp(at).astimezone()
-    today = datetime.now().astimezone().date()
-    return f"{then:%H:%M}" if then.date() == today else f"{then:%Y-%m-%d %H:%M}"
 
 
 class Hint:
