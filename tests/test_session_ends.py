@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -240,3 +241,24 @@ def test_a_call_that_is_tried_again_finds_what_it_has_saved_and_nothing_of_other
     account.here()
     with dok.session(plan=PLAN):
         assert [go_on().result(PATIENCE_S) for _ in range(2)] == ["one one "] * 2
+
+
+def test_looking_whether_a_container_lingers_long_enough_keeps_nothing_from_being_begun(account: Account) -> None:
+    lives = account.here()._lives
+    lingers = told.options(plan="h100-80gb", linger=True)
+    lingers("OWN").result(PATIENCE_S)
+    (live,) = lives._shared.values()
+    with ThreadPoolExecutor(2) as pool:
+        with live._lock:  # as while another container is made in place of its own
+            looking = pool.submit(lingers, "OWN")
+            wait_for(lambda: is_taken(lives._lock))
+            begun = pool.submit(told.options(plan=PLAN), "OWN").result(PATIENCE_S)
+        assert looking.result(PATIENCE_S).result(PATIENCE_S) is None
+    assert begun.cancel()
+
+
+def is_taken(lock: Any) -> bool:
+    free = lock.acquire(blocking=False)
+    if free:
+        lock.release()
+    return not free
