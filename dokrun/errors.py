@@ -438,7 +438,7 @@ class ResultNotFetched(CallFailed):
 
 
 class ResultUnreadable(CallFailed):
-    """The result arrived and is verified, but cannot be unpickled here. The message names the file that keeps it."""
+    """The result arrived and is verified, but cannot be opened here. The message names the file that keeps it."""
 
     phase = "unpickle"
     advice = "mend what cannot be imported here, and call dok.attach({handle!r}) again"

@@ -59,20 +59,27 @@ def absent(files: Files) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "raw"),
+    ("change", "raises"),
     [
-        pytest.param(vouched(lambda report: report[:20]), 1, id="cut at its head"),
-        pytest.param(vouched(lambda report: report.replace(b'"format":1', b'"format":9')), 1, id="another format"),
-        pytest.param(vouched(with_header(call=math.inf)), 1, id="a number without end"),
-        pytest.param(absent, 0, id="absent"),
+        pytest.param(vouched(lambda report: report[:20]), dok.ResultUnreadable, id="cut at its head"),
+        pytest.param(
+            vouched(lambda report: report.replace(b'"format":1', b'"format":9')),
+            dok.VersionMismatch,
+            id="another format",
+        ),
+        pytest.param(vouched(with_header(call=math.inf)), dok.ResultUnreadable, id="a number without end"),
+        pytest.param(absent, dok.Tampered, id="absent"),
     ],
 )
 def test_a_result_that_cannot_be_opened_is_told_and_what_was_verified_of_it_is_kept(
-    told: Account, dokrun: Shell, tmp_path: Path, change: Callable[[Files], None], raw: int
+    told: Account, dokrun: Shell, tmp_path: Path, change: Callable[[Files], None], raises: type[dok.CallFailed]
 ) -> None:
     future = chores.answer(told.starts)
     assert future.result(timeout=60) == 42
     told.change(future.task_id, change)
+    error = failure(dok.attach(future.handle))
+    assert (type(error), error.ran) == (raises, "yes"), error
+    assert "dokrun logs" in str(error)
     short = keys.shortened(future.handle)
     done = dokrun("rescue -o", tmp_path / "out", short)
     assert (done.status, done.out.partition("\t")[0]) == (1, "saved"), done.out
@@ -80,8 +87,9 @@ def test_a_result_that_cannot_be_opened_is_told_and_what_was_verified_of_it_is_k
     (call,) = outcome(folder)["calls"]
     assert (call["call"], call["kind"], tempfile.gettempdir() in call["message"]) == (0, "unreadable", False)
     left = {f"raw/{path.name}": path.read_bytes() for path in folder.glob("raw/*")}
-    assert len(left) == raw
+    assert len(left) == (raises is not dok.Tampered)
     for name, data in left.items():
+        assert f"it is kept in {told.folder / 'state' / 'results' / name.removeprefix('raw/')}" in str(error)
         assert name in call["message"]
         assert name == f"raw/{hashlib.sha256(data).hexdigest()}"
         assert str(folder / "raw") in done.out

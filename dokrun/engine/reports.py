@@ -185,30 +185,42 @@ class Reader:
         """Yield the outcomes in a file of reports.
 
         Raises:
-            Tampered: its bytes are not the ones that the container has vouched for, or are no reports.
+            Tampered: its bytes are not the ones that the container has vouched for.
             VersionMismatch: another version of dokrun wrote it.
+            ResultUnreadable: they are, and are no reports.
             ResultNotFetched: this machine cannot read it now.
         """
-        where: Any = {"task_id": self._task.id}
-        data: Buffer = b""
+        data = self._verified(path, sha256)
         try:
-            data = _verified(path, sha256)
             for _, header, segments in unpack_all(data):
                 number = int(header["call"]) - self.expected.base
                 if number in self._wanted:
                     yield number, self.outcome(header, segments)
-        except FormatError as error:
+        except MemoryError as error:
+            raise self._not_now(error) from error
+        except (LookupError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            kind = errors.VersionMismatch if isinstance(error, FormatError) else errors.ResultUnreadable
             message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
-            raise errors.VersionMismatch(message, ran="maybe", **where) from error
-        except (LookupError, ValueError, TypeError, OverflowError, FileNotFoundError, RecursionError) as error:
-            message = f"the result does not match what the container vouched for, and was not opened: {_why(error)}"
-            if data:
-                message = f"the results cannot be read: {error}; {self._keep(sha256, [data])}"
             # A report may also say that the function did not run.
-            raise errors.Tampered(message, ran="maybe", **where) from error
+            unreadable = kind(message, ran="maybe", task_id=self._task.id)
+            unreadable.advice = errors.CallFailed.advice  # nothing is missing that could be mended here
+            raise unreadable from error
+
+    def _verified(self, path: Path, sha256: str) -> memoryview:
+        try:
+            data = _read(path)
+            if hashlib.sha256(data).hexdigest() != sha256:
+                raise EnvelopeError("its digest differs")
+        except (ValueError, OverflowError, FileNotFoundError) as error:
+            message = f"the result does not match what the container vouched for, and was not opened: {_why(error)}"
+            raise errors.Tampered(message, ran="maybe", task_id=self._task.id) from error
         except (OSError, MemoryError) as error:
-            message = f"the result is there, but cannot be read on this machine: {_why(error)}"
-            raise errors.ResultNotFetched(message, ran="maybe", **where) from error
+            raise self._not_now(error) from error
+        return data
+
+    def _not_now(self, error: BaseException) -> errors.ResultNotFetched:
+        message = f"the result is there, but cannot be read on this machine: {_why(error)}"
+        return errors.ResultNotFetched(message, ran="maybe", task_id=self._task.id)
 
     def failed(self, failure: Mapping[str, Any]) -> Outcome:
         """Make the outcome of a call of which the container says that there is no value."""
@@ -342,13 +354,6 @@ def _failure(failure: Mapping[str, Any], *, task_id: str) -> errors.CallFailed:
 def _why(error: BaseException) -> str:
     # Not where the file was, which goes when it is read.
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-def _verified(path: Path, sha256: str) -> memoryview:
-    data = _read(path)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise EnvelopeError("its digest differs")
-    return data
 
 
 def _read(path: Path) -> memoryview:
