@@ -316,7 +316,7 @@ class Engine:
         run = self._runs.of(job, calls, alike=alike)
         if hinted:
             self._hint.called(run, job.plan)
-        run.begin(job)
+        run.begin()
         return calls
 
     def _send(self, gathering: Gathering) -> None:

@@ -119,7 +119,7 @@ class Lives:
         link = Link(self._parts, token, owner)
         self.begun(job.name)
         run = self._runs.of(job, _itself(job.id, job.name), also=link.also)
-        run.begin(job)
+        run.begin()
         link.begin(run)
         self._keep(link, owner)
         return link

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 
 from dokrun.engine.journal import Record
+from dokrun.engine.others import OthersRun
 from dokrun.engine.outcome import Also
+from dokrun.engine.own import OwnRun
 from dokrun.engine.parts import Parts
 from dokrun.engine.prepare import Job
 from dokrun.engine.run import Run
-from dokrun.engine.watch import Batch
 from dokrun.outcomes import Outcomes
 
 
@@ -25,7 +26,7 @@ class Runs:
         self._changed = threading.Condition()
         self._unfinished: dict[Run, None] = {}
 
-    def of(self, job: Job, calls: Outcomes, *, alike: str = "", also: Also | None = None) -> Run:
+    def of(self, job: Job, calls: Outcomes, *, alike: str = "", also: Also | None = None) -> OwnRun:
         """Make the one of a job that is about to be begun here.
 
         Args:
@@ -38,12 +39,15 @@ class Runs:
         # A session has no calls of its own.
         listed = job.calls if also is None else 0
         record = Record(job.id, job.name, job.plan, listed, "", batch.tag, alike)
-        return self._keep(Run(self._parts, record, calls, self._forget, job=job, batch=batch, also=also))
+        run = OwnRun(self._parts, job, record, calls, self._forget, batch=batch, also=also)
+        self._keep(run)
+        return run
 
-    def attached(self, record: Record, calls: Outcomes, also: Also | None = None) -> Run:
+    def attached(self, record: Record, calls: Outcomes, also: Also | None = None) -> OthersRun:
         """Make the one of a job that somebody has submitted."""
-        batch = Batch.of_job(record.id)
-        return self._keep(Run(self._parts, record, calls, self._forget, batch=batch, also=also))
+        run = OthersRun(self._parts, record, calls, self._forget, also)
+        self._keep(run)
+        return run
 
     def has(self, job_id: str) -> bool:
         """Tell whether this process waits for a job's outcome."""
@@ -60,10 +64,9 @@ class Runs:
         with self._changed:
             self._changed.wait_for(lambda: not any(run.ends_alone for run in self._unfinished), patience_s)
 
-    def _keep(self, run: Run) -> Run:
+    def _keep(self, run: Run) -> None:
         with self._changed:
             self._unfinished[run] = None
-        return run
 
     def _forget(self, run: Run) -> None:
         with self._changed:
