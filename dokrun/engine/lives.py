@@ -40,7 +40,7 @@ class Lives:
         self._runs = runs
         self._settings = settings
         self._behind = Behind()
-        # Whoever holds it may wait for a session that has another container made, which is done without it therefore.
+        # Whoever holds it may wait for a session that has another container made; so making one takes none of it.
         self._lock = threading.RLock()
         # What takes calls, by the job: it speaks to each container once, however many are asked for.
         self._lives: weakref.WeakValueDictionary[str, Live] = weakref.WeakValueDictionary()
