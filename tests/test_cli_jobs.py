@@ -72,6 +72,8 @@ def test_a_call_is_shown_its_result_printed_and_its_files_fetched_from_its_begin
     assert dokrun("result", short).out == repr({"text": "x [bold]y[/bold]\t\x1b[31m"}) + "\n"
     assert dokrun("result --json", future.handle).json == {"text": "x [bold]y[/bold]\t\x1b[31m"}
     assert dokrun("logs", str(future.task_id)[:13]).out == "leaving x [bold]y[/bold]\t\x1b[31m\n"
+    single = dokrun("logs --call 0", short)
+    assert (single.status, single.out, "leave --call away" in single.err) == (2, "", True)
     elsewhere(account, tmp_path)
     done = dokrun("download -o", tmp_path / "files", short, "plots/*")
     assert done.rows == [[str(tmp_path / "files" / "plots" / "a.txt"), "22"]]
@@ -91,6 +93,9 @@ def test_a_map_is_found_whole_from_another_machine(account: pytest.MonkeyPatch, 
     results = list(calls)
     assert [str(each) for each in results] == ["0.0", "1 is odd", "1.0", "3 is odd"]
     (handle,) = {row[0] for row in dokrun("ls").rows if row[0].startswith("half-")}
+    assert dokrun("logs --call 3", handle).status == 0
+    beyond = dokrun("logs --call 4", handle)
+    assert (beyond.status, beyond.out, "its 4 calls are 0 to 3" in beyond.err) == (2, "", True)
     engine.reset()
     elsewhere(account, tmp_path)
     done = dokrun("result", handle)

@@ -80,11 +80,21 @@ def logs(
     """
     engine = engine_of(profile)
     one = engine.desk.find(handle)
+    if call is not None:
+        _check_call(one, call)
     if one.task.status == "waiting" and not follow:
         raise NotYet(f"{one.name} (task {one.task.id}) waits, and has written nothing yet; with -f this waits for it")
     pieces = engine.desk.logs(one) if call is None else engine.desk.call_logs(one, call)
     for piece in pieces if follow or one.task.ended else _until_now(pieces, one):
         print(piece, end="", flush=True)
+
+
+def _check_call(one: Listed, call: int) -> None:
+    # A session, which has no calls of its own, takes as many as come.
+    if one.calls == 1:
+        raise OptionError(f"{one.short_handle} is a single call; leave --call away to see what it has written")
+    if call >= one.calls > 1:
+        raise OptionError(f"{one.short_handle} has no call {call}; its {one.calls} calls are 0 to {one.calls - 1}")
 
 
 def _until_now(pieces: Iterator[str], one: Listed) -> Iterator[str]:
