@@ -126,6 +126,8 @@ def test_the_exit_status_says_what_is_wrong(error: errors.DokrunError, status: S
         ("image shim /no/such/folder/shim.pyz", 2, "cannot be written"),
         ("run nothing.py:f", 2, "there is no Python file nothing.py"),
         ("init", 2, "DOKRUN_ACCESS_TOKEN"),
+        ("emulator --data /proc/x", 2, "cannot keep its data in /proc/x"),
+        ("emulator --port 1 --data /dev/null", 2, "cannot keep its data in /dev/null"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(place: Place, command: str, status: int, said: str) -> None:

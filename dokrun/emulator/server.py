@@ -7,6 +7,7 @@ import re
 import secrets
 import shutil
 import socket
+import sqlite3
 import tempfile
 import threading
 from pathlib import Path
@@ -26,6 +27,7 @@ from dokrun.emulator.routes import BASE_PATH, application
 from dokrun.emulator.runtime import MakeRuntime
 from dokrun.emulator.state import Behaviour, Project
 from dokrun.emulator.webhooks import Notifier
+from dokrun.errors import ConfigError
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,7 +53,8 @@ class Emulator:
 
     Raises:
         ValueError: the token looks like that of a real API key.
-        ConfigError: its tasks are to run on a Docker engine, and none answers.
+        ConfigError: its tasks are to run on a Docker engine, and none answers; or the folder cannot be used.
+        OSError: it cannot listen on that port.
 
     Examples:
         >>> import httpx
@@ -180,11 +183,15 @@ def _kept_key(data: Path | None) -> _Key:
     made_up = _Key(f"emulator-{secrets.token_hex(8)}", secrets.token_hex(16))
     if data is None:
         return made_up
-    data.mkdir(mode=0o700, parents=True, exist_ok=True)
-    records = Records(data / RECORDS)
-    key = next(records.all("key", _Key), made_up)
-    records.put("key", "key", key)
-    records.close()
+    try:
+        data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        records = Records(data / RECORDS)
+        key = next(records.all("key", _Key), made_up)
+        records.put("key", "key", key)
+        records.close()
+    except (OSError, sqlite3.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"the emulator cannot keep its data in {data}: {reason}; name another folder") from error
     return key
 
 
