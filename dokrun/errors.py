@@ -262,11 +262,12 @@ class CallFailed(DokrunError):
         handle: what `dok.attach` takes; empty where nothing was submitted.
         still_runs: whether a task may still run.
         costs: what it does then, as in "cost ¥16.80 a minute"; empty where nobody pays.
+        outlasts: whether its task outlives the process that called.
         log: the last lines of the task's log, where they could be had.
     """
 
     phase = "run"
-    advice = "dokrun logs {short} shows its log"
+    advice = "{log}"
     _tells_page = True
 
     def __init__(
@@ -280,13 +281,24 @@ class CallFailed(DokrunError):
         self.costs = "cost money"
         self.attempt = 1
         self.handle = ""
+        self.outlasts = True
         self.log: tuple[str, ...] = ()
         if ran == "no" and self.phase == "run":
             self.phase = "start"
 
-    def locate(self, *, call_id: str, attempt: int, task_id: str, handle: str, costs: str = "cost money") -> None:
-        """Say which call and attempt this is about, as far as that is not said yet, and what its task costs."""
+    def locate(
+        self,
+        *,
+        call_id: str,
+        attempt: int,
+        task_id: str,
+        handle: str,
+        costs: str = "cost money",
+        outlasts: bool = True,
+    ) -> None:
+        """Say which call and attempt this is about, as far as that is not said yet, and what of its task."""
         self.costs = costs
+        self.outlasts = outlasts
         self.call_id = self.call_id or call_id
         self.task_id = self.task_id or task_id
         self.handle = self.handle or handle
@@ -305,12 +317,20 @@ class CallFailed(DokrunError):
         lines = [self.args[0], f"  {ran[self.ran]} ({', '.join(where)}); {runs}"]
         lines += [f"  | {line}" for line in self.log]
         if self.handle or not (self.still_runs or "{" in self.advice):
-            stop = "dokrun cancel {short} stops it"
-            # Where there may be no task at all, there may be nothing to stop.
-            look = stop if self.task_id else f"dokrun ls --running shows whether it does, and {stop}"
-            advice = look if self.still_runs else self.advice
-            lines.append("  " + advice.format(handle=self.handle, short=_shortened(self.handle)))
+            lines.append(f"  {self._what_to_do()}")
         return "\n".join([*lines, f"  {_page(type(self))}"])
+
+    def _what_to_do(self) -> str:
+        short = _shortened(self.handle)
+        # The command line sees no task that ends with this process.
+        log = f"dokrun logs {short} shows its log" if self.outlasts else "future.logs() tells its log"
+        if not self.still_runs:
+            return self.advice.format(handle=self.handle, log=log)
+        if not self.outlasts:
+            return "future.cancel() stops it"
+        stop = f"dokrun cancel {short} stops it"
+        # Where there may be no task at all, there may be nothing to stop.
+        return stop if self.task_id else f"dokrun ls --running shows whether it does, and {stop}"
 
 
 class SubmitFailed(CallFailed):
@@ -370,13 +390,13 @@ class CallTimeout(CallFailed):
 class SessionLost(TaskFailed):
     """The session that the call was sent to has ended, or its container was lost; `ran` says what that means for it."""
 
-    advice = "dokrun logs {short} shows its log; make another session, with reconnect=True if it shall do so by itself"
+    advice = "{log}; make another session, with reconnect=True if it shall do so by itself"
 
 
 class ActorLost(CallFailed):
     """The process in which the actor's object lived has ended, and the object with it; make another actor."""
 
-    advice = "dokrun logs {short} shows its log; make another dok.Actor"
+    advice = "{log}; make another dok.Actor"
 
 
 class TooExpensive(CallFailed):
@@ -385,7 +405,7 @@ class TooExpensive(CallFailed):
     `spent` is what all its tasks cost, in yen; None where the service does not tell.
     """
 
-    advice = "dokrun logs {short} shows its log, and where it was; give it more with max_yen=, or less to do"
+    advice = "{log}, and where it was; give it more with max_yen=, or less to do"
 
     def __init__(
         self, message: str, *, ran: Ran, call_id: str = "", task_id: str = "", spent: Decimal | None = None

@@ -26,6 +26,7 @@ class Progress:
         artifact: what it left behind.
         over: whether nothing more is to come.
         costs: what it does while its task runs, as in "cost ¥16.80 a minute"; empty where nobody pays.
+        outlasts: whether its tasks outlive this process.
         price: what its plan costs; None where nobody pays, or it is not known yet.
         running_since: when the container under way has started, as the service tells it; None while none runs.
         line: tells where a waiting task stands in the project's line; it asks the service if it is called with True,
@@ -52,6 +53,7 @@ class Progress:
         self.handle: str | None = None
         self.over = False
         self.costs = ""
+        self.outlasts = True
         self.price: Price | None = None
         self.running_since: datetime | None = None
         self.line: Callable[[str, bool], Place | None] | None = None

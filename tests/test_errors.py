@@ -76,6 +76,16 @@ def test_what_may_still_cost_money_is_said_with_the_command_that_ends_it() -> No
     assert f"  dokrun cancel {SHORT} stops it" in str(error).splitlines()
 
 
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
+def test_where_tasks_end_with_the_process_nobody_is_sent_to_the_command_line(kind: type[errors.CallFailed]) -> None:
+    error = kind("train did not work out", ran="maybe")
+    error.locate(call_id="", attempt=1, task_id="task-1", handle=HANDLE, outlasts=False)
+    assert ("  future.logs() tells its log" in str(error)) == (f"dokrun logs {SHORT} shows its log" in str(made(kind)))
+    assert "dokrun logs" not in str(error)
+    error.still_runs = True
+    assert "  future.cancel() stops it" in str(error).splitlines()
+
+
 def test_where_there_may_be_no_task_the_error_says_how_to_see_whether_there_is() -> None:
     error = dok.SubmitFailed("nobody knows whether train was submitted", ran="maybe", still_runs=True)
     error.locate(call_id="", attempt=1, task_id="", handle=HANDLE)

@@ -132,6 +132,39 @@ def test_the_built_in_profile_says_what_it_cancelled_and_nothing_of_money(tmp_pa
     assert re.fullmatch(told + re.escape(why), rest[0])
 
 
+DIE = """
+import os
+import dokrun as dok
+
+@dok.remote(plan="v100-32gb")
+def die() -> None:
+    print("about to die")
+    os._exit(3)
+
+with dok.session(plan="v100-32gb"):
+    futures = [die.options(session=None)(), die()]
+for future in futures:
+    print(future.exception())
+    print("|".join(future.logs()))
+"""
+
+
+def test_an_error_on_the_built_in_profile_tells_what_shows_the_log_there(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(DIE)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "script.py"],
+        env={"PATH": "", "HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    lines = done.stdout.splitlines()
+    assert lines.count("  future.logs() tells its log") == 2, done.stdout + done.stderr
+    assert lines.count("about to die") == 2
+    assert "dokrun logs" not in done.stdout
+
+
 ATTACH = """
 import sys
 import dokrun as dok

@@ -34,7 +34,7 @@ class Bill:
         self._price = price
         # All that bear the job's tag and are its own.
         self._tasks: dict[str, Task] = {}
-        progress.costs = "cost money" if parts.charges else ""
+        progress.costs, progress.outlasts = "cost money" if parts.charges else "", parts.outlasts
 
     def see(self, tasks: Mapping[str, Task]) -> None:
         """Take down how the job's tasks are."""

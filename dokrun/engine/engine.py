@@ -98,6 +98,7 @@ class Engine:
             prices=self._plans.prices,
             spending=Spending(self.client, self._plans.prices, self.settings.budget_yen_per_day),
             charges=self.settings.charges,
+            outlasts=self.settings.outlasts,
             sleep=sleep or self._closing.wait,
             state_dir=self.settings.state_dir,
         )

@@ -213,6 +213,7 @@ class Flight:
             attempt=1 if self._again is None else self._again.attempt,
             task_id=progress.task_id or "",
             handle=progress.handle or "",
+            outlasts=(progress.session or progress).outlasts,
         )
         if not isinstance(error, errors.RemoteError):
             error.log = tuple(self.printed(number).last)

@@ -40,6 +40,8 @@ class Parts:
     spending: Spending
     # Whether somebody pays for tasks.
     charges: bool
+    # Whether tasks outlive this process.
+    outlasts: bool
     # Waits so many seconds, or less where the engine is being closed, and tells True there.
     sleep: Callable[[float], object]
     state_dir: Path

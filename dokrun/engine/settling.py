@@ -85,6 +85,7 @@ class Settling:
                 task_id=progress.task_id or "",
                 handle=progress.handle or "",
                 costs=progress.costs,
+                outlasts=progress.outlasts,
             )
 
 
