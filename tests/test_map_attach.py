@@ -53,6 +53,21 @@ def of_two_tasks(account: Account, faulty: FaultyStore) -> Sequence[dok.Future[A
     return futures
 
 
+def test_what_this_process_has_begun_is_attached_to_as_itself_and_looked_for_by_nobody(
+    account: Account, caplog: pytest.LogCaptureFixture
+) -> None:
+    gate = account.folder / "gate"
+    # Its handle is there before its task is.
+    alone = chores.stay(account.starts, gate)
+    assert dok.attach(alone.handle) is alone
+    several = chores.stay.starmap([(account.starts, gate)] * 3)
+    same = dok.attach(several.futures[0].handle)
+    assert same.futures == several.futures
+    gate.touch()
+    assert list(same) == list(several) == [alone.result(timeout=PATIENCE_S)] * 3
+    assert (caplog.text, tasks(account)) == ("", 2)
+
+
 @pytest.mark.parametrize("state", ["state", "another machine"])
 def test_cell_map_k9_results_of_both_of_a_maps_tasks_are_got(account: Account, faulty: FaultyStore, state: str) -> None:
     futures = of_two_tasks(account, faulty)

@@ -227,6 +227,8 @@ class Engine:
         record = entry.record
         if not record.calls:
             return self._lives.attach(entry) if sent is None else self._lives.find(entry, sent)
+        if own := self._runs.own(record.id):
+            return handed_out(own.calls)  # which may not be submitted yet, and needs nobody to look for it
         run = self._runs.attached(record, Outcomes(record.id, record.calls, record.name, Progress()))
         run.attach(entry.task_id, entry.attempt)
         return handed_out(run.calls)
