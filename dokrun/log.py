@@ -1,9 +1,10 @@
-"""What `DOKRUN_LOG` does: it shows what the logger `dokrun` hears on standard error."""
+"""How what the logger `dokrun` hears is shown: all of it as `DOKRUN_LOG` says, else its warnings, on standard error."""
 
 from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
 
 from dokrun.errors import suggest
 
@@ -24,3 +25,28 @@ def show(level: str) -> None:
     logger = logging.getLogger("dokrun")
     logger.addHandler(handler)
     logger.setLevel(number)
+
+
+def show_warnings() -> None:
+    """Show warnings on standard error, in the form of all that dokrun says there, where nobody else takes them."""
+    logging.getLogger("dokrun").addHandler(_Plain(logging.WARNING))
+
+
+class _Plain(logging.Handler):
+    """Does what Python does by itself where no handler is, and says whose warning it is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show it, unless somebody has said what becomes of it."""
+        if sys.stderr is None or any(handler is not self for handler in _handlers(record.name)):
+            return
+        try:
+            print(f"dokrun: {self.format(record)}", file=sys.stderr, flush=True)
+        except Exception:  # noqa: BLE001 - a program does not stop for its log
+            self.handleError(record)
+
+
+def _handlers(name: str) -> Iterator[logging.Handler]:
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None:
+        yield from logger.handlers
+        logger = logger.parent if logger.propagate else None

@@ -56,8 +56,8 @@ def test_the_other_levels_show_no_requests(level: str) -> None:
 
 
 @pytest.mark.parametrize("level", [None, ""])
-def test_without_it_nothing_is_changed_and_nothing_of_it_is_loaded(level: str | None) -> None:
-    assert stderr_of(SCRIPT, level) == "not ours\na warning\n"
+def test_without_it_a_warning_bears_our_name_and_nothing_is_loaded_before_it_is_needed(level: str | None) -> None:
+    assert stderr_of(SCRIPT, level) == "not ours\ndokrun: a warning\n"
     stderr_of("import dokrun, sys; assert 'dokrun.log' not in sys.modules", level)
 
 
@@ -65,4 +65,11 @@ def test_a_wrong_word_is_told_in_one_line_that_does_not_repeat_it_and_stops_noth
     shown = stderr_of("import dokrun", "debgu")
     assert shown == "dokrun: DOKRUN_LOG is not a level; did you mean 'debug'?\n"
     shown = stderr_of(SCRIPT, "canary")
-    assert shown == "dokrun: DOKRUN_LOG is not a level; known are debug, info, warning\nnot ours\na warning\n"
+    assert shown == "dokrun: DOKRUN_LOG is not a level; known are debug, info, warning\nnot ours\ndokrun: a warning\n"
+
+
+def test_a_program_that_says_how_its_log_is_shown_has_it_so_and_once() -> None:
+    root = "import logging\nlogging.basicConfig(format='here: %(message)s')"
+    assert stderr_of(root + SCRIPT, None) == "here: not ours\nhere: a warning\n"
+    silent = "import logging\nlogging.getLogger('dokrun').addHandler(logging.NullHandler())"
+    assert stderr_of(silent + SCRIPT, None) == "not ours\n"

@@ -9,6 +9,10 @@
 The words are the service's own. Its reference: https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html
 """
 
+from dokrun import log
 from dokrun.api.client import Client
 
 __all__ = ["Client"]
+
+# Here, where the first warnings may come from, so that `import dokrun` needs no logging.
+log.show_warnings()
