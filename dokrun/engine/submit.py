@@ -140,14 +140,16 @@ class Submitter:
         """
         for pause_s in (0.0, due_in_s, *PAUSES_S) if due_in_s else PAUSES_S:
             self.sleep(pause_s)
-            try:
-                found = self.look(identity, which, former)
-            except errors.ApiError as error:
-                _log.debug("could not look for job %s: %s", identity.job_id, error)
-                continue
-            if found is not None:
+            if (found := self._look_if_told(identity, which, former)) is not None:
                 return found
         return None
+
+    def _look_if_told(self, identity: Identity, which: Which, former: Collection[str] = ()) -> Task | None:
+        try:
+            return self.look(identity, which, former)
+        except errors.ApiError as error:
+            _log.debug("could not look for job %s: %s", identity.job_id, error)
+            return None
 
     def look(self, identity: Identity, which: Which, former: Collection[str] = ()) -> Task | None:
         """Look once for the task of an attempt. Raises ApiError."""
@@ -167,8 +169,10 @@ class Submitter:
             Unknown: no task showed, and nothing keeps one from starting.
             ApiError: the service refused, or did not answer; a task that is only not seen is left alone.
         """
-        _log.warning("looking for the task of %s, for a minute at most", name)
-        found = self.find(identity, which)
+        found = self._look_if_told(identity, which)
+        if found is None:
+            _log.warning("looking for the task of %s, for a minute at most", name)
+            found = self.find(identity, which)
         if found is not None:
             return found
         tagged = self.client.tasks.iterate(tag=keys.job_tag(identity.job_id))
