@@ -304,6 +304,11 @@ def in_notebook() -> bool:
     return notebook() is not None
 
 
+def at_prompt() -> bool:
+    """Tell whether somebody types what is run, so that this process is still there after an interrupt."""
+    return in_notebook() or hasattr(sys, "ps1") or bool(sys.flags.inspect)
+
+
 def running_cell() -> str:
     """Tell which run of which cell this is, in a notebook; nothing elsewhere."""
     if not in_notebook():

@@ -250,10 +250,15 @@ class Executor(concurrent.futures.Executor):
         display.end()
 
     def _say_what_goes_on(self) -> None:
+        from dokrun.display import at_prompt
+
         left = list(self._unfinished)
         costs = next((f" and may {future.costs}" for future in left if future.costs), "")
-        if left:
-            print(f"dokrun: {len(left)} calls of an executor go on{costs}; their cancel() stops them", file=sys.stderr)
+        if left and at_prompt():  # the end of a script says what becomes of them
+            one = len(left) == 1
+            going_on = "1 call of an executor goes on" if one else f"{len(left)} calls of an executor go on"
+            stop = "its cancel() stops it" if one else "their cancel() stops them"
+            print(f"dokrun: {going_on}{costs}; {stop}", file=sys.stderr)
 
 
 class _Warm:

@@ -225,7 +225,14 @@ class Future(concurrent.futures.Future[T]):
             self.show_end()
 
     def interrupted(self) -> None:
-        """Say, to whoever waits no longer, what goes on and how it is stopped. For `%%dok`."""
+        """Say, to whoever waits no longer, what goes on and how it is stopped. For `%%dok`.
+
+        What becomes of it where a script ends, is said at the end of that.
+        """
+        from dokrun.display import at_prompt
+
+        if not at_prompt():
+            return
         progress = self._progress
         costs = f" and may {progress.costs_on}" if progress.costs_on else ""
         stop = f"{self._variable}.cancel() stops it" + (", session.close() what it runs in" if progress.session else "")

@@ -167,6 +167,10 @@ class Map(Generic[T]):
         return self._given(self._ready.popleft())
 
     def _tell_that_it_goes_on(self) -> None:
+        from dokrun.display import at_prompt
+
+        if not at_prompt():
+            return  # the end of the script says what becomes of it
         costs = next((f" and may {job.progress.costs_on}" for job in self._jobs.copy() if job.progress.costs_on), "")
         print(f"dokrun: {self.name}.map goes on{costs}; its cancel() stops it", file=sys.stderr)
 

@@ -239,8 +239,9 @@ def test_shutdown_with_cancel_futures_lets_the_task_that_runs_come_to_its_end(ac
 
 
 def test_an_interrupt_in_a_with_block_waits_for_nothing_and_says_what_goes_on(
-    account: Account, capsys: pytest.CaptureFixture[str]
+    account: Account, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)  # as where somebody types
     futures: list[dok.Future[Any]] = []
 
     def interrupted() -> None:
@@ -253,7 +254,7 @@ def test_an_interrupt_in_a_with_block_waits_for_nothing_and_says_what_goes_on(
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert futures[1].cancelled()
-    assert "dokrun: 1 calls of an executor go on" in capsys.readouterr().err
+    assert "dokrun: 1 call of an executor goes on" in capsys.readouterr().err
     futures[0].cancel()
 
 
