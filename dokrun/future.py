@@ -397,9 +397,15 @@ class Future(concurrent.futures.Future[T]):
             print(repr(self))
 
     def __repr__(self) -> str:
-        """Tell the function's name, the call's id and how far it is."""
+        """Tell what `dok.attach` takes here, or the function's name and the call's id without that; and its state."""
+        from dokrun.keys import read_handle
+
         state = self.status
         if self.done():
             # Among many calls one is done while its task still runs.
             state = "cancelled" if self.cancelled() else "failed" if self.exception() else "done"
-        return f"<dokrun.Future {self.name} {self.call_id[:8]} {state}>"
+        handle = read_handle(self._progress.handle or "")
+        if handle is None or handle.call:  # the beginning of what a session has taken means the session
+            return f"<dokrun.Future {self.name} {self.call_id[:8]} {state}>"
+        which = "" if handle.calls == 1 else f" call {self._number}"
+        return f"<dokrun.Future {handle.short}{which} {state}>"

@@ -82,6 +82,15 @@ def test_it_shows_its_function_its_call_and_its_state() -> None:
     assert repr(future) == "<dokrun.Future train cccccccc preparing>"
     future.cancel()
     assert "cancelled" in repr(future)
+    job, digest = "a" * 32, "b" * 32
+    for handle, shown in {
+        f"train-{job}.{digest}": "train-aaaaaaaaaaaa",
+        f"train-{job}.{digest}x3": "train-aaaaaaaaaaaa call 0",
+        f"train-{'d' * 32}@{job}.{digest}": "train cccccccc",  # a session's
+    }.items():
+        known = make()
+        known._progress.update(handle=handle)
+        assert repr(known) == f"<dokrun.Future {shown} preparing>"
     done, failed = make(), make()
     done.settle(1)
     failed.fail(ValueError(2))
