@@ -172,7 +172,7 @@ def load(
         access_token_secret=Secret(secret),
         bucket=_bucket(environ, table.get("bucket", {}), source),
         registry=_registry(environ, table.get("registry", {}), source),
-        hub_mirror=_hub_mirror(environ, table.get("registry", {})),
+        hub_mirror=_hub_mirror(environ, table.get("registry", {}), source),
         budget_yen_per_day=_budget(environ, table, source),
         defaults=Options().updated(table.get("defaults", {})),
         state_dir=state_dir,
@@ -314,7 +314,7 @@ def _registry(environ: Mapping[str, str], table: Mapping[str, Any], source: dict
     return RegistrySettings(name.rstrip("/"), username, password)
 
 
-def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any]) -> str | None:
+def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any], source: dict[str, str]) -> str | None:
     told = environ.get("DOKRUN_HUB_MIRROR") or table.get("hub_mirror")
     if not told:
         return None
@@ -324,6 +324,7 @@ def _hub_mirror(environ: Mapping[str, str], table: Mapping[str, Any]) -> str | N
             f"the mirror of Docker Hub (from {_origin('DOKRUN_HUB_MIRROR', environ)}) is not a registry's host; set "
             "DOKRUN_HUB_MIRROR, or hub_mirror under [registry], to HOST or HOST:PORT alone"
         )
+    source["registry.hub_mirror"] = _origin("DOKRUN_HUB_MIRROR", environ)
     return told
 
 

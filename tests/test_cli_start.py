@@ -156,6 +156,29 @@ def test_a_file_of_settings_that_cannot_be_used_is_told(place: Place, content: s
         assert "Traceback" not in done.stderr
 
 
+def test_every_setting_is_told_with_where_it_came_from_and_none_that_may_be_secret(place: Place) -> None:
+    folder = place.folder / "dokrun"
+    folder.mkdir()
+    (folder / "config.toml").write_text(
+        "access_token = 'a'\naccess_token_secret = 'hush'\n[defaults]\nplan = 'h100-80gb'\ntimeout = '1h30m'\n"
+        "retries = 2\ntags = ['a', 'b']\ndetach = false\nhttp = 8000\nenv = { TOKEN = 'hush' }\n"
+    )
+    (folder / "config.toml").chmod(0o600)
+    told = place.dokrun("config", "show", DOKRUN_HUB_MIRROR="mirror.example").stdout
+    rows = [tuple(line.split("\t")) for line in told.splitlines()]
+    assert ("registry.hub_mirror", "mirror.example", "DOKRUN_HUB_MIRROR") in rows
+    assert {row[0]: row[1] for row in rows if row[0].startswith("defaults.") and row[2] == "config.toml"} == {
+        "defaults.plan": "h100-80gb",
+        "defaults.timeout": "5400s",
+        "defaults.retries": "2",
+        "defaults.tags": "a, b",
+        "defaults.detach": "no",
+        "defaults.http": "8000",
+        "defaults.env": "TOKEN",
+    }
+    assert "hush" not in told
+
+
 @pytest.mark.parametrize("command", ["--help", "prices", "config show --json", "explain {script}:add"])
 def test_nobody_has_to_read_to_the_end(place: Place, command: str) -> None:
     script = place.folder / "script.py"

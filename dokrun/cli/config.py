@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+
 from dokrun import config, redact
 from dokrun.cli import render
 from dokrun.cli.groups import group
 from dokrun.cli.parameters import Json, Profile
+from dokrun.options import Options
+from dokrun.port import Http
+from dokrun.retry import Retry
 
 app = group("What dokrun is told.")
 
@@ -29,8 +35,25 @@ def show(as_json: Json = False, profile: Profile = None) -> None:
                 value = getattr(getattr(settings, table_name), key, None)
                 value = redact.url(value) if value and key == "endpoint_url" else value
                 tell(f"{table_name}.{key}", value or None, settings.source.get(f"{table_name}.{key}", ""))
+        tell("registry.hub_mirror", settings.hub_mirror, settings.source.get("registry.hub_mirror", ""))
         if settings.budget_yen_per_day is not None:
             tell("budget_yen_per_day", settings.budget_yen_per_day, settings.source["budget_yen_per_day"])
+    for option, value in _said(settings.defaults):
+        tell(f"defaults.{option}", value, "config.toml")
     tell("state_dir", str(settings.state_dir))
     tell("config_file", str(config.config_file()))
     render.table(rows, ("setting", "value", "from"), as_json=as_json)
+
+
+def _said(options: Options) -> Iterator[tuple[str, object]]:
+    """Tell the options that are set, as one writes them; of variables the names alone, whose texts may be secret."""
+    for field in fields(options):
+        name, value = field.name, getattr(options, field.name)
+        if name == "timeout_s" and value is not None:
+            yield "timeout", f"{value:g}s"
+        elif isinstance(value, Mapping):
+            yield from [(name, list(value))] if value else []
+        elif isinstance(value, (Retry, Http)):
+            yield name, value.times if isinstance(value, Retry) else value.port
+        elif value not in (None, ()):
+            yield name, value
