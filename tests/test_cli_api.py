@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,7 +220,11 @@ def test_the_account_its_plans_prices_and_bills_are_told(service: Emulator, clie
     assert ["h100-80gb", "0.28", "1008", "60 s", "16.80"] in dokrun("prices").rows
     assert dokrun("prices --day 2026-11-01 --json").json[0]["yen_per_second"]
     end_of(client, client.tasks.create(request("pass")))
-    assert dokrun("bills --json").json[0]["plan"] == "v100-32gb"
+    (bill,) = dokrun("bills --json").json
+    assert bill["plan"] == "v100-32gb"
+    until, plan, *_ = dokrun("bills").rows[0]
+    assert plan == bill["plan"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d", until)
 
 
 def test_the_beginning_of_an_id_means_one_thing_or_is_refused(service: Emulator, client: Client, dokrun: Shell) -> None:

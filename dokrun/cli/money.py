@@ -76,7 +76,7 @@ def bills(
     with client_of(profile) as client:
         rows = [
             {
-                "until": bill.bill_close_at,
+                "until": bill.bill_close_at if as_json else _time(bill.bill_close_at),
                 "plan": detail.plan,
                 "usage": detail.usage,
                 "yen": detail.amount,
@@ -91,3 +91,12 @@ def bills(
         ]
     columns = ("until", "plan", "usage", "yen", "description")
     render.table(rows, columns, as_json=as_json, numbers=("usage", "yen"))
+
+
+def _time(told: str) -> datetime | str:
+    """Read a time that DOK tells as a text, to be shown as that of here; leave a day, or what is none, as it is."""
+    try:
+        time = datetime.fromisoformat(told.replace("Z", "+00:00"))
+    except ValueError:
+        return told
+    return time if time.tzinfo else told
