@@ -131,15 +131,15 @@ def _credentials(settings: Settings, host: str, username: str | None, *, passwor
 
 
 def _typed(question: str, host: str, *, hidden: bool = False) -> str:
-    try:
+    if sys.stdin.isatty():
         return str(typer.prompt(question, hide_input=hidden, err=True))
-    except typer.Abort:
-        if sys.stdin.isatty():
-            raise
+    # Who pipes the answers in reads no questions.
+    if not (answer := sys.stdin.readline().rstrip("\r\n")):
         raise errors.OptionError(
             "there is no terminal to ask for a username and a password; pipe the password into: "
             f"dokrun registry add {host} --username NAME --password-stdin"
-        ) from None
+        )
+    return answer
 
 
 def _not_empty(password: str) -> Secret:
