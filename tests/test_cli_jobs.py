@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -68,7 +69,12 @@ def test_a_call_is_shown_its_result_printed_and_its_files_fetched_from_its_begin
     assert [(each["attempt"], each["task"], each["exit_code"]) for each in told["attempts"]] == [(1, future.task_id, 0)]
     assert sorted(file["name"] for file in told["files"]) == ["[red]b.txt", "plots/a.txt"]
     assert [(each["call"], each["kind"]) for each in told["outcomes"]] == [(0, "value")]
-    assert ["files", "[red]b.txt (1 bytes)"] in dokrun("show", short).rows
+    rows = dokrun("show", short).rows
+    assert ["files", "[red]b.txt (1 bytes)"] in rows
+    first, second, third = (told for name, told in rows if name == "attempt")
+    assert first == f"1: done, task {future.task_id}"
+    assert re.fullmatch(r"1: started \S+ \S+, ended \S+ \S+", second)
+    assert re.fullmatch(r"1: \S+ s in line, \S+ s, ¥\d+\.\d\d, exit code 0", third)
     assert dokrun("result", short).out == repr({"text": "x [bold]y[/bold]\t\x1b[31m"}) + "\n"
     assert dokrun("result --json", future.handle).json == {"text": "x [bold]y[/bold]\t\x1b[31m"}
     assert dokrun("logs", str(future.task_id)[:13]).out == "leaving x [bold]y[/bold]\t\x1b[31m\n"

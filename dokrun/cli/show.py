@@ -49,10 +49,7 @@ def show(
     told["yen"] = f"{Decimal(told['yen']):.2f}"
     told["files"] = _some([f"{file['name']} ({file['bytes']:,} bytes)" for file in told.get("files", ())])
     told["outcomes"] = _some([_outcome(each) for each in told.get("outcomes", ())])
-    render.facts(
-        {**told, "attempt": [render.text({k: v for k, v in each.items() if v not in (None, "")}) for each in attempts]},
-        as_json=False,
-    )
+    render.facts({**told, "attempt": [line for each in attempts for line in _lines(each)]}, as_json=False)
 
 
 def _about(engine: Engine, last: Listed, tasks: Sequence[Listed]) -> dict[str, Any]:
@@ -100,6 +97,21 @@ def _attempt(one: Listed, prices: Mapping[str, Any]) -> dict[str, Any]:
         "yen": None if seconds is None else f"{yen_of(one.task, prices, utc_now()):.4f}",
         "exit_code": None if container is None else container.exit_code,
     }
+
+
+def _lines(attempt: Mapping[str, Any]) -> list[str]:
+    """Tell an attempt in lines that a terminal has room for."""
+    started, ended = attempt["started"], attempt["ended"]
+    times = {"created": None if started else attempt["created"], "started": started, "ended": ended}
+    numbers = {"queued_s": "{} s in line", "seconds": "{} s", "yen": "¥{:.2f}", "exit_code": "exit code {}"}
+    yen = None if attempt["yen"] is None else Decimal(attempt["yen"])
+    lines = [
+        [attempt["state"], f"task {attempt['task']}"],
+        [f"{what} {render.text(time)}" for what, time in times.items() if time is not None],
+        [form.format(value) for key, form in numbers.items() if (value := {**attempt, "yen": yen}[key]) is not None],
+    ]
+    # The service may have made two tasks of one attempt.
+    return [f"{attempt['attempt']}: {', '.join(line)}" for line in lines if line]
 
 
 def _left(engine: Engine, last: Listed, *, look: bool) -> dict[str, Any]:
