@@ -36,8 +36,8 @@ def list_jobs(
 ) -> None:
     """List the tasks that dokrun has made, on whatever machine, newest first.
 
-    In a pipe there are tabs between. Of those that wait, the last column tells how many of the project's tasks are
-    before them.
+    In a pipe there are tabs between. The state is the task's: it is done also where the function has raised, of which
+    dokrun show tells. Of those that wait, the last column tells how many of the project's tasks are before them.
     """
     engine = engine_of(profile)
     found: list[Listed] = []
