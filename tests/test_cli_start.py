@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,6 +86,18 @@ def test_every_command_tells_other_programs_what_it_tells_but_streams_and_dialog
     assert {"show", "tasks cancel", "notify endpoint add"} <= set(found)
     without = {name for name, each in found.items() if not any("--json" in option.opts for option in each.params)}
     assert without == set(WITHOUT_JSON)
+
+
+def test_every_usage_is_written_alike() -> None:
+    usages = {
+        name: " ".join(each.collect_usage_pieces(typer.Context(each, info_name=name)))
+        for name, each in leaves(typer.main.get_command(app))
+    }
+    name = r"[A-Z:|]+(\.\.\.)?"
+    assert [one for one in usages.values() if not re.fullmatch(rf"\[OPTIONS\]( {name}| \[{name}\])*", one)] == []
+    assert usages["download"] == "[OPTIONS] HANDLE [NAME...]"
+    assert usages["cancel"] == "[OPTIONS] HANDLE..."
+    assert usages["run"] == usages["quote"] == "[OPTIONS] FILE:FUNCTION [ARGUMENT...]"
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,10 @@ def _load(name: str) -> Any:
     module, _, attribute = ENTRIES[name].home.partition(":")
     found = getattr(importlib.import_module(f"dokrun.cli.{module}"), attribute)
     if not isinstance(found, typer.Typer):
-        alone = typer.Typer(rich_markup_mode=None, add_completion=False)
+        # Not loaded by what only lists the commands.
+        from dokrun.cli.groups import Commands
+
+        alone = Commands(rich_markup_mode=None, add_completion=False)
         alone.command(name)(found)
         found = alone
     command = typer.main.get_command(found)

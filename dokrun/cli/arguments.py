@@ -59,7 +59,7 @@ def names(function: Callable[..., Any]) -> list[str]:
 def told(function: Callable[..., Any], name: str) -> str:
     """Tell how the function is called, for `--help` behind its name."""
     reader = _Reader(function, name)
-    lines = [f"Usage: dokrun run [OPTIONS] FILE:{name} [ARGUMENTS]", ""]
+    lines = [f"Usage: dokrun run [OPTIONS] FILE:{name} [ARGUMENT...]", ""]
     documented = inspect.getdoc(function)
     if documented:
         lines += [*(f"  {line}".rstrip() for line in documented.splitlines()), ""]

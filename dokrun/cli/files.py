@@ -25,7 +25,7 @@ def download(
     handle: Handle,
     names: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(metavar="NAME...", help="Which files, or patterns as '*.pt'; all if none is named."),
+        typer.Argument(metavar="NAME", help="Which files, or patterns as '*.pt'; all if none is named."),
     ] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="A folder of their own, which is made.")] = Path(
         "files"
@@ -76,7 +76,7 @@ def _wanted(names: list[str], known: list[str]) -> list[str]:
 def rescue(
     given: Annotated[
         Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(metavar="HANDLE...", help="Whose; their beginnings will do.", autocompletion=handles),
+        typer.Argument(metavar="HANDLE", help="Whose; their beginnings will do.", autocompletion=handles),
     ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Of all calls that dokrun has made in the project.")

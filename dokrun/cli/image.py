@@ -49,7 +49,9 @@ def list_images(as_json: Json = False, profile: Profile = None) -> None:
 
 @app.command("shim")
 def write_shim(
-    path: Annotated[Path, typer.Argument(help="Where to write it; an image has it as /opt/dokrun/shim.pyz.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Where to write it; an image has it as /opt/dokrun/shim.pyz.")
+    ],
     as_json: Json = False,
 ) -> None:
     """Write shim.pyz, for an image that shall have it baked in."""

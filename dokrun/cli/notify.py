@@ -33,7 +33,7 @@ Endpoints = Annotated[Optional[list[int]], typer.Option("--endpoint", help="Who 
 
 @app.command("test")
 def send_test(
-    url: Annotated[str, typer.Argument(help="The webhook's address.")],
+    url: Annotated[str, typer.Argument(metavar="ADDRESS", help="The webhook's address.")],
     as_json: Json = False,
     profile: Profile = None,
 ) -> None:
@@ -71,7 +71,7 @@ def show_endpoint(
 
 @endpoint.command("add")
 def add_endpoint(
-    address: Annotated[str, typer.Argument(help="Its address, as https://…")],
+    address: Annotated[str, typer.Argument(metavar="ADDRESS", help="Its address, as https://…")],
     kind: Type = _WEBHOOK,
     secret: Secret = False,
     as_json: Json = False,

@@ -78,7 +78,7 @@ def delete(identity: Id, as_json: Json = False, profile: Profile = None) -> None
 
 @registry.command()
 def add(
-    host: Annotated[str, typer.Argument(help="The registry's host, with its port if it has one.")],
+    host: Annotated[str, typer.Argument(metavar="HOST", help="The registry's host, with its port if it has one.")],
     username: Annotated[Optional[str], typer.Option(help="In place of the one that is configured.")] = None,  # noqa: UP045 - typer reads it at run time
     password_stdin: Annotated[bool, typer.Option("--password-stdin", help="Read the password there.")] = False,
     as_json: Json = False,

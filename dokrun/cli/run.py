@@ -14,6 +14,7 @@ from dokrun import config
 from dokrun.cli import arguments, render
 from dokrun.cli.ends import say
 from dokrun.cli.follow import fail, outcome, present, show
+from dokrun.cli.groups import Commands
 from dokrun.cli.parameters import Json, Plan, Profile
 from dokrun.cli.target import Target, find
 from dokrun.cli.watching import Watched, far_of
@@ -33,14 +34,14 @@ TargetName = Annotated[
 ]
 Words = Annotated[
     Optional[list[str]],  # noqa: UP045 - typer reads it at run time
-    typer.Argument(metavar="ARGUMENTS", help="The function's: --name value, or values in order; --help lists them."),
+    typer.Argument(metavar="ARGUMENT", help="The function's: --name value, or values in order; --help lists them."),
 ]
 Image = Annotated[Optional[str], typer.Option(help="The image that it runs in.")]  # noqa: UP045 - typer reads it at run time
 Timeout = Annotated[Optional[str], typer.Option(help="How long it may take, as 2h, 90s or 1h30m.")]  # noqa: UP045 - typer reads it at run time
 MaxYen = Annotated[Optional[float], typer.Option(help="The most that it may cost.")]  # noqa: UP045 - typer reads it at run time
 
-run = typer.Typer(rich_markup_mode=None, add_completion=False)
-quote = typer.Typer(rich_markup_mode=None, add_completion=False)
+run = Commands(rich_markup_mode=None, add_completion=False)
+quote = Commands(rich_markup_mode=None, add_completion=False)
 
 
 @run.command("run", context_settings=_SETTINGS)

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 def shell(
     handle: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time
-        typer.Argument(help="A task that runs and has an ssh door: its handle, the beginning of that, or its id."),
+        typer.Argument(
+            metavar="HANDLE", help="A task that runs and has an ssh door: its handle, the beginning of that, or its id."
+        ),
     ] = None,
     plan: Annotated[Optional[str], typer.Option(help="Make a new task on this plan.")] = None,  # noqa: UP045 - typer reads it at run time
     image: Annotated[Optional[str], typer.Option(help="What the new task runs.")] = None,  # noqa: UP045 - typer reads it at run time

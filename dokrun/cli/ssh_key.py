@@ -38,7 +38,10 @@ def show(key: Id, as_json: Json = False, profile: Profile = None) -> None:
 
 @app.command("add")
 def add(
-    file: Annotated[Path, typer.Argument(help="The public key's file, as ~/.ssh/id_ed25519.pub; - is standard input.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The public key's file, as ~/.ssh/id_ed25519.pub; - is standard input."),
+    ],
     name: Annotated[str | None, typer.Option(help="What it shall be called; its comment if nothing is said.")] = None,
     active: Annotated[bool, typer.Option("--active/--inactive", help="Whether it opens doors.")] = True,
     as_json: Json = False,

@@ -24,7 +24,7 @@ app = group("Tasks: one container each, whoever has made them.")
 _COLUMNS = ("id", "name", "status", "plan", "created", "image")
 # What the service allows where nobody says anything, which costs ¥483,840 on an H100.
 _DEFAULT_LIMIT = "1h"
-Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Their ids, or the beginnings of them.")]
+Ids = Annotated[list[str], typer.Argument(metavar="ID", help="Their ids, or the beginnings of them.")]
 Many = Optional[list[str]]  # noqa: UP045 - typer reads it at run time
 
 
@@ -68,7 +68,7 @@ def show(task: Id, as_json: Json = False, profile: Profile = None) -> None:
 
 @app.command("create")
 def create(
-    command: Annotated[Many, typer.Argument(metavar="COMMAND...", help="What replaces the image's CMD.")] = None,
+    command: Annotated[Many, typer.Argument(metavar="COMMAND", help="What replaces the image's CMD.")] = None,
     file: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time
         typer.Option(help="A JSON file with the whole definition, as the API takes it; - is standard input."),
