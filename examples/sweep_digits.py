@@ -1,4 +1,4 @@
-"""A sweep over the settings of a classifier of handwritten digits, one call per setting.
+"""A sweep over the settings of a classifier of handwritten digits: one call per setting, all of them in one task.
 
     python examples/sweep_digits.py
 
@@ -8,11 +8,9 @@ them, and with an image that has scikit-learn, the same file runs on DOK.
 
 from __future__ import annotations
 
-import concurrent.futures
 import itertools
 import time
 from dataclasses import dataclass
-from decimal import Decimal
 
 import dokrun as dok
 
@@ -56,22 +54,24 @@ def main() -> None:
     """Run the sweep, and tell the winner and the cost."""
     settings = [Setting(*values) for values in itertools.product([0.0001, 0.0005, 0.001, 0.005], [0.1, 1.0, 10.0])]
     started = time.perf_counter()
-    futures = [evaluate(setting) for setting in settings]
-    for count, future in enumerate(concurrent.futures.as_completed(futures), start=1):
-        score = future.result()
+    results = evaluate.map(settings, order=False)
+    first = results.futures[0]
+    scores: list[Score] = []
+    for score in results:
+        scores.append(score)
         print(
-            f"{count:2}/{len(futures)}  gamma={score.setting.gamma:<7} C={score.setting.regularization:<5}"
+            f"{len(scores):2}/{len(results)}  gamma={score.setting.gamma:<7} C={score.setting.regularization:<5}"
             f" validation {score.validation_accuracy:.3f}"
         )
-    best = max((future.result() for future in futures), key=lambda score: score.validation_accuracy)
+    best = max(scores, key=lambda score: score.validation_accuracy)
     print(f"\nbest: gamma={best.setting.gamma} C={best.setting.regularization}, test accuracy {best.test_accuracy:.3f}")
-    print(f"{len(futures)} calls in {time.perf_counter() - started:.1f} s")
+    print(f"{len(scores)} calls in {time.perf_counter() - started:.1f} s")
 
-    prices = dok.prices()
-    seconds = [future.receipt.seconds for future in futures if future.receipt is not None]
-    for plan in ("v100-32gb", "h100-80gb"):
-        yen = sum((prices[plan].yen(each) for each in seconds), Decimal(0))
-        print(f"on {plan}, with these run times, it would have cost ¥{yen:.2f}")
+    first.files()  # the task has ended, and how long it ran is known
+    if first.receipt is not None:
+        for plan in ("v100-32gb", "h100-80gb"):
+            yen = dok.prices()[plan].yen(first.receipt.seconds)
+            print(f"on {plan}, with this run time, it would have cost ¥{yen:.2f}")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def test_the_sweep_finds_a_setting_that_reads_digits_well_and_tells_the_cost(tmp
     assert float(accuracy[1]) > 0.95
     assert len(re.findall(r"^ *\d+/12  gamma=", output, re.MULTILINE)) == 12
     assert re.search(r"on v100-32gb, .* ¥\d+\.\d\d", output)
-    assert "on h100-80gb, with these run times, it would have cost ¥201.60" in output, "12 calls, a minute each"
+    assert "on h100-80gb, with this run time, it would have cost ¥16.80" in output, "12 calls share a minute"
 
 
 def test_a_pytorch_network_whose_process_dies_goes_on_from_its_checkpoint_and_its_weights_come_home(
