@@ -350,7 +350,8 @@ def session(**given: Unpack[GivenSession]) -> Session:
 def attach(handle: str, *, profile: str | None = None) -> Any:
     """Make the future of a call that another process has made, or this one before; nothing is submitted.
 
-    Of a map's handle, it makes the map; of a session's, the session, as long as its container is there.
+    Of a map's handle, it makes the map; of a session's, the session, as long as its container is there. Of a call of
+    this process's own that has not ended yet, it is the future that there is.
 
     Args:
         handle: what `future.handle` told; on the machine that made the call its beginning will do, as in "train-7f3a".
