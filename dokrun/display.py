@@ -145,7 +145,7 @@ class Display:
         if far.state == self._written and not (changed >= step or (changed and now - self._written_at >= _STEP_S)):
             return
         counts = [far.count, far.failures, self._pace.left(far)] if far.told else []
-        self._say(", ".join(filter(None, [far.state, *counts, far.cost])))
+        self._say(", ".join(filter(None, [far.state, *counts, far.note or far.cost])))
         self._written, self._written_at, self._written_told = far.state, now, far.told
 
     def end(self) -> None:

@@ -103,7 +103,7 @@ class Future(concurrent.futures.Future[T]):
         """How far it is.
 
         "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running, error,
-        done, aborted, canceled; "retrying" between two attempts.
+        done, aborted, canceled; "retrying" between two attempts; "looking" until one is found that was attached to.
         """
         return self._progress.status
 

@@ -19,7 +19,8 @@ class Progress:
 
     Attributes:
         status: "preparing", "image" while one is looked up or built, "staging", then DOK's own words: waiting, running,
-            error, done, aborted, canceled; "retrying" between two attempts.
+            error, done, aborted, canceled; "retrying" between two attempts; "looking" until one is found that was
+            attached to.
         attempt: which attempt is under way, counted from 1.
         task_id: DOK's id of its task, None until DOK has taken it.
         receipt: what all attempts cost so far; None until a task has ended.

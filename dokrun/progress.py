@@ -10,6 +10,7 @@ from decimal import Decimal
 _WINDOW_S = 60.0
 _WORDS = {
     "preparing": "being prepared",
+    "looking": "being looked for",
     "image": "its image is looked up or built",
     "staging": "being sent",
     "retrying": "waiting for its next attempt",

@@ -20,6 +20,7 @@ from places import JOB, Place, abandoned, place, wait_for
 import dokrun as dok
 from dokrun import engine, keys
 from dokrun.api import Client
+from dokrun.emulator import Fault
 
 __all__ = ["dokrun", "place"]
 
@@ -291,6 +292,22 @@ def test_ctrl_c_leaves_what_is_only_watched_and_ends_what_was_run(place: Place, 
     assert not place.tasks()[0].ended
     place.gate.touch()
     assert place.dokrun("attach", handle, DOKRUN_API_URL=place.dok.api_url).stdout == "at work\n"
+
+
+def test_while_dok_cannot_be_reached_it_is_said_what_is_waited_for_and_how_to_stop(place: Place) -> None:
+    handle = abandoned(place)
+    place.dok.faults.add(Fault("status", "GET", "/tasks/", None, status=503))
+    watching = subprocess.Popen(
+        [COMMAND, "result", handle], env=place.environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert watching.stderr is not None
+    told = sorted([watching.stderr.readline(), watching.stderr.readline()])
+    assert told[0].startswith("dokrun: cannot see how the tasks are, and will ask again: ")
+    assert told[1] == "dokrun: job: being looked for, Ctrl-C stops the waiting\n"
+    place.dok.faults.clear()
+    place.gate.touch()
+    output, rest = watching.communicate(timeout=60)
+    assert (watching.returncode, output) == (0, "42\n"), rest
 
 
 def test_a_waiting_call_that_was_run_is_cancelled_by_ctrl_c(place: Place, tmp_path: Path) -> None:

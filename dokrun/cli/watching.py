@@ -7,7 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import IO, TYPE_CHECKING, Any
 
@@ -43,7 +43,7 @@ class Watched:
         """Wait until all have ended; write their log as it grows, and between its lines how far they are."""
         from dokrun.display import Display
 
-        display = Display(self.name, self.far)
+        display = Display(self.name, self._far)
         last = "\n"
 
         def wait() -> Any:
@@ -56,6 +56,11 @@ class Watched:
         if not last.endswith("\n"):
             print(file=out, flush=True)
         display.end()
+
+    def _far(self) -> Far:
+        far = self.far()
+        # Where DOK cannot be reached that may go on for ever.
+        return replace(far, note="Ctrl-C stops the waiting") if far.status == "looking" else far
 
 
 class _Events:

@@ -40,7 +40,7 @@ class OthersRun(Run):
 
     def attach(self, task_id: str | None, attempt: int) -> None:
         """Watch a job that is there already, or find out that it is not; nothing is submitted."""
-        self._progress.update(handle=self._handle(), attempt=attempt, task_id=task_id)
+        self._progress.update(status="looking", handle=self._handle(), attempt=attempt, task_id=task_id)
         if task_id is not None and (attempt == 1 or len(self.calls) == 1):
             self._watch()
         else:
@@ -92,6 +92,11 @@ class OthersRun(Run):
         self._chosen = chosen_of(task, len(self.calls))
         self._settling.settle([told for told in former if told[0] not in self._chosen])
         self._bind(task)
+
+    def _finish(self, task: Task) -> None:
+        if self._progress.status == "looking":
+            self._progress.update(status=task.status)  # it had ended before anybody saw it here
+        super()._finish(task)
 
     def _pays(self) -> bool:
         return True  # whoever has submitted it knows
