@@ -19,7 +19,7 @@ from told import Told
 import dokrun as dok
 from dokrun import keys
 from dokrun.bucket import Bucket
-from dokrun.payload import shim
+from dokrun.payload import pyz
 from dokrun.shim import protocol
 
 PATIENCE_S = 60
@@ -45,7 +45,7 @@ class Attempt:
         self.bucket = Bucket(faulty.settings)
         self._folder = folder
         self._pyz = folder / "shim.pyz"
-        self._pyz.write_bytes(shim.build().data)
+        self._pyz.write_bytes(pyz.build(with_code=True).data)
         told = {"job": self.job_id, "checkpoint_s": 0.05, **header}
         sent = payload(*functions, **told) if data is None else data(told)
         self.bucket.put(keys.payload(self.job_id), sent)

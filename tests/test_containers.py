@@ -25,7 +25,7 @@ from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.objects import ObjectStore
 from dokrun.engine.archive import extract_own
 from dokrun.image import container
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 from dokrun.shim import protocol
 
 PATIENCE_S = 100.0
@@ -269,7 +269,7 @@ def test_an_image_that_tells_of_another_python_is_refused_before_anything_is_sub
 def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
     image: str, tmp_path: Path, *, baked: bool
 ) -> None:
-    data = shim.build().data
+    data = pyz.build(with_code=True).data
     # What the command would have to fetch is not there, so it can only run what the image has.
     status = container.run(
         image,

@@ -19,7 +19,7 @@ from dokrun.engine.images import Ready
 from dokrun.engine.prepare import Preparing
 from dokrun.engine.stage import Attempt, stage
 from dokrun.options import Options
-from dokrun.payload import shim
+from dokrun.payload import pyz
 from dokrun.shim import protocol
 
 JOB = keys.new_id()
@@ -127,6 +127,6 @@ def test_cell_post_vm_another_dokrun_makes_another_definition_of_the_same_call()
     preparing.add((), {})
     request = stage(preparing.job(), None, Ready("an image"), "batch", Attempt())
     command = request.containers[0].command
-    assert command[1] == shim.build().sha256, "all that the container runs of dokrun's is in the shim"
+    assert command[1] == pyz.build(with_code=False).sha256, "all that the container runs of dokrun's is in the shim"
     other = msgspec.structs.replace(request.containers[0], command=[command[0], "0" * 64, *command[2:]])
     assert digest(msgspec.structs.replace(request, containers=[other])) != digest(request)

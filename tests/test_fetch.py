@@ -27,12 +27,12 @@ from dokrun.bucket import Bucket
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.faults import Fault
 from dokrun.errors import CallFailed, Tampered, TaskFailed, VersionMismatch
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 from dokrun.shim import fetch, protocol
 
 __all__ = ["faulty", "use"]
 
-SHIM = f"*/blobs/{shim.build().packed.sha256}"
+SHIM = f"*/blobs/{pyz.build(with_code=True).packed.sha256}"
 PAYLOAD = "*/payload"
 STAGINGS = 3
 
@@ -147,7 +147,7 @@ def test_cell_fetch_to_a_table_of_addresses_that_is_none_leads_to_nothing(
 )
 def test_a_container_whose_start_meets(tmp_path: Path, faulty: FaultyStore, fault: StoreFault) -> None:
     attempt = Attempt(tmp_path, faulty, (tmp_path / "started").touch)
-    packed = shim.build().packed
+    packed = pyz.build(with_code=True).packed
     attempt.bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
     attempt.addresses["shim"] = attempt.bucket.address(keys.blob(packed.sha256))
     attempt.bucket.close()
@@ -239,7 +239,7 @@ def test_what_was_tampered_with_is_never_opened(
 
 @pytest.mark.parametrize(
     ("blocks", "path"),
-    [pytest.param(8, SHIM, id="cell_start_df"), pytest.param(700, PAYLOAD, id="cell_fetch_df")],
+    [pytest.param(8, SHIM, id="cell_start_df"), pytest.param(3000, PAYLOAD, id="cell_fetch_df")],
 )
 def test_a_container_whose_disk_is_full_before_the_function_starts_did_not_run_it(
     use: Use, faulty: FaultyStore, tmp_path: Path, *, blocks: int, path: str
@@ -249,7 +249,7 @@ def test_a_container_whose_disk_is_full_before_the_function_starts_did_not_run_i
     small.chmod(0o755)
     with Emulator(behaviour=Behaviour(python=str(small))) as emulator:
         use(emulator)
-        error = run_with(tmp_path, os.urandom(900_000)).exception(timeout=60)
+        error = run_with(tmp_path, [os.urandom(900_000), os.urandom(900_000)]).exception(timeout=60)
         assert isinstance(error, CallFailed)
         log = "\n".join(error.log)
         assert "File too large" in str(error) + log

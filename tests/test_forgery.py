@@ -34,7 +34,7 @@ from dokrun import keys
 from dokrun.api.models import ContainerRequest, CreateTaskRequest, Task
 from dokrun.bucket import Bucket
 from dokrun.emulator import Fault
-from dokrun.payload import shim
+from dokrun.payload import pyz
 from dokrun.shim import envelope, protocol
 from dokrun.shim.envelope import Segment
 
@@ -116,7 +116,7 @@ def test_a_forged_shim_is_not_run(
     with zipfile.ZipFile(archive, "w") as made:
         for name in ("__main__.py", "dokrun_shim/__init__.py", "dokrun_shim/__main__.py"):
             made.writestr(name, f"open({str(evil)!r}, 'w').close()\n")
-    packed = shim.build().packed
+    packed = pyz.build(with_code=True).packed
     # It stays forged: a size that is right is all that the client looks at before it sends it again.
     bucket.put(keys.blob(packed.sha256), sized(zlib.compress(archive.getvalue()), packed.size))
     go(account)

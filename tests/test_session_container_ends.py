@@ -21,7 +21,7 @@ from containers import image_with, registry, slim_image
 import dokrun as dok
 from dokrun.emulator import Behaviour
 from dokrun.emulator.objects import ObjectStore
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 
 PLAN = "v100-32gb"
 PATIENCE_S = 100.0
@@ -51,7 +51,7 @@ def account(opened: Account, tmp_path: Path) -> Account:
 @pytest.fixture(scope="module")
 def baked() -> Iterator[str]:
     """An image that has the shim, and in which everything runs as somebody who is not root and has no home."""
-    data = base64.b64encode(shim.build().data).decode()
+    data = base64.b64encode(pyz.build(with_code=True).data).decode()
     # The engine reads no longer lines.
     pieces = [data[at : at + LONGEST_LINE] for at in range(0, len(data), LONGEST_LINE)]
     lines = [
@@ -73,7 +73,7 @@ def test_a_session_needs_no_bucket_and_any_user_runs_it_where_the_shim_is_baked_
     with dok.session(plan=PLAN, image=baked):
         user, sha256 = inside.user_and_digest(shim.BAKED_PATH).result(PATIENCE_S)
         assert user == USER
-        assert sha256 == hashlib.sha256(shim.build().data).hexdigest(), "so these bytes run"
+        assert sha256 == hashlib.sha256(pyz.build(with_code=True).data).hexdigest(), "so these bytes run"
         data = bytes(range(256)) * (20 << 12)
         back = inside.invert(inside.Numbers(bytearray(data))).result(PATIENCE_S)
         assert back.data == data.translate(bytes(range(255, -1, -1)))

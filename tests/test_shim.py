@@ -28,7 +28,7 @@ from told import Told
 
 import dokrun.shim
 from dokrun.engine.packing import Pack, Segments
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 from dokrun.shim import drain, envelope, protocol
 
 __all__ = ["site"]
@@ -45,7 +45,7 @@ class Container(Told):
         self.site = site
         self.artifact.mkdir()
         self.pyz = folder / "shim.pyz"
-        self.pyz.write_bytes(shim.build().data)
+        self.pyz.write_bytes(pyz.build(with_code=True).data)
         self.environment = {
             "PATH": os.environ["PATH"],
             "TMPDIR": str(folder),
@@ -212,14 +212,14 @@ def test_a_worker_dies_with_its_supervisor_and_its_children_do_too(container: Co
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel kills for a pipe's end")
 def test_a_worker_that_starts_when_its_supervisor_is_already_gone_runs_nothing(tmp_path: Path) -> None:
-    pyz = tmp_path / "shim.pyz"
-    pyz.write_bytes(shim.build().data)
+    archive = tmp_path / "shim.pyz"
+    archive.write_bytes(pyz.build(with_code=True).data)
     commands, told = os.pipe()
     lifeline, supervisor = os.pipe()
     os.write(told, json.dumps({"folder": "gone", "cell": "gone", "environment": {}}).encode() + b"\n")
     os.close(supervisor)
     done = subprocess.run(
-        [sys.executable, pyz, "worker", str(commands), "1", str(lifeline)],
+        [sys.executable, archive, "worker", str(commands), "1", str(lifeline)],
         pass_fds=(commands, lifeline),
         capture_output=True,
         timeout=60,
@@ -384,7 +384,7 @@ def bootstrap(
 
 def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Container, site: Site) -> None:
     container.give(payload(lambda: "injected"))
-    site.files["/shim"] = bytes(shim.build().packed.data or b"")
+    site.files["/shim"] = bytes(pyz.build(with_code=True).packed.data or b"")
     done = bootstrap(container, f"{site.url}/shim")
     assert done.returncode == 0, done.stderr
     assert container.value() == "injected"
@@ -392,7 +392,7 @@ def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Cont
 
 def test_the_injected_command_runs_nothing_that_does_not_match(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
-    site.files["/forged"] = zlib.compress(shim.build().data + b"x")
+    site.files["/forged"] = zlib.compress(pyz.build(with_code=True).data + b"x")
     done = bootstrap(container, f"{site.url}/forged?signature=canary")
     assert done.returncode != 0
     assert "does not match its digest; nothing was run" in done.stderr
@@ -402,22 +402,42 @@ def test_the_injected_command_runs_nothing_that_does_not_match(container: Contai
 
 def test_the_injected_command_finds_python_under_either_name(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
-    site.files["/shim"] = bytes(shim.build().packed.data or b"")
+    site.files["/shim"] = bytes(pyz.build(with_code=True).packed.data or b"")
     done = bootstrap(container, f"{site.url}/shim", python="python")
     assert done.returncode == 0, done.stderr
 
 
 def test_the_archive_is_reproducible_and_small() -> None:
-    first = shim.build()
-    shim.build.cache_clear()
-    again = shim.build()
-    assert (again.data, again.packed.sha256) == (first.data, first.packed.sha256)
+    text, code = (pyz.build(with_code=with_code) for with_code in (False, True))
     # It may ride in an argument of its own, beside the payload's. Linux takes none over 128 KiB, and base 64 makes four
     # bytes of three, so 96 KiB is the wall.
-    assert first.packed.size < 72 * 1024
-    names = zipfile.ZipFile(BytesIO(first.data)).namelist()
-    assert "dokrun_shim/supervisor.py" in names
-    assert "cloudpickle/cloudpickle.py" in names
+    assert text.packed.size < 72 * 1024
+    assert code.packed.size < 350 * 1024, "a container fetches it in a seventieth of a second"
+    for shim_, suffixes in ((text, {".py"}), (code, {".py", ".pyc"})):
+        names = {Path(name) for name in zipfile.ZipFile(BytesIO(shim_.data)).namelist()}
+        assert {Path("dokrun_shim/supervisor.py"), Path("cloudpickle/cloudpickle.py")} <= names
+        assert {name.suffix for name in names} == suffixes
+
+
+def test_the_archive_is_made_once_and_kept_where_python_keeps_what_it_compiles(tmp_path: Path) -> None:
+    def built(**environment: str) -> str:
+        script = "from dokrun.payload import pyz; print(pyz.build(with_code=True).sha256)"
+        given = {"PYTHONPYCACHEPREFIX": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "", **environment}
+        done = subprocess.run([sys.executable, "-c", script], env={**os.environ, **given}, stdout=-1, check=True)
+        return done.stdout.decode().strip()
+
+    expected = pyz.build(with_code=True).sha256
+    assert built(PYTHONDONTWRITEBYTECODE="1") == expected
+    assert not list(tmp_path.rglob("*.z"))
+    assert built(PYTHONHASHSEED="1") == expected, "what the process has done besides changes nothing"
+    (kept,) = tmp_path.rglob("*.z")
+    for broken in (b"", kept.read_bytes()[:-1]):
+        kept.write_bytes(broken)
+        kept.with_name(kept.name.rpartition("-")[0] + "-of-another-release.pyz.z").touch()
+        assert built(PYTHONHASHSEED="2") == expected, "what cannot be read is made anew"
+        assert list(tmp_path.rglob("*.z")) == [kept], "and what is of no use any more goes"
+    kept.write_bytes(zlib.compress(b"another"))
+    assert built() == hashlib.sha256(b"another").hexdigest(), "it is taken as it is"
 
 
 def test_the_shim_is_python_3_9_and_imports_only_the_standard_library_and_cloudpickle() -> None:

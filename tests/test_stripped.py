@@ -15,7 +15,7 @@ import cloudpickle
 import pytest
 
 import dokrun
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 from dokrun.payload.strip import strip
 
 FOLDERS = {
@@ -84,14 +84,31 @@ def lines(source: bytes) -> list[tuple[str, int]]:
 
 
 def test_every_file_of_the_archive_is_its_original_but_for_docstrings_and_comments() -> None:
-    archive = zipfile.ZipFile(BytesIO(shim.build().data))
-    names = [name for name in archive.namelist() if "/" in name and name not in shim._STAND_INS]
+    archive = zipfile.ZipFile(BytesIO(pyz.build(with_code=False).data))
+    names = [name for name in archive.namelist() if "/" in name and name not in pyz._STAND_INS]
     assert len(names) > len(FOLDERS)
     for name in names:
         package, _, path = name.partition("/")
         original, stripped = (FOLDERS[package] / path).read_bytes(), archive.read(name)
         assert code(stripped) == code(original), name
         assert lines(stripped) == lines(original), name
+
+
+def test_a_container_of_the_clients_python_compiles_nothing_and_another_reads_the_source(tmp_path: Path) -> None:
+    data = pyz.build(with_code=True).data
+    told = "import dokrun_shim.supervisor as it; print(it.__file__)"
+    for number, magic in enumerate((importlib.util.MAGIC_NUMBER, b"....")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        (folder / "shim.pyz").write_bytes(data.replace(importlib.util.MAGIC_NUMBER, magic))
+        archive = [str(folder / "shim.pyz")]
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {told}", *archive],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout.strip() == f"{archive[0]}/dokrun_shim/supervisor.{('pyc', 'py')[number]}"
 
 
 def test_whatever_looks_like_a_comment_in_a_string_stays() -> None:
@@ -127,7 +144,7 @@ def test_a_file_with_another_systems_line_ends_comes_out_the_same() -> None:
 def from_the_shim_alone(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Run code where there is no dokrun but the shim's."""
     archive = folder / "shim.pyz"
-    archive.write_bytes(shim.build().data)
+    archive.write_bytes(pyz.build(with_code=True).data)
     command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path.insert(0, sys.argv[1]); {code}", str(archive)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 

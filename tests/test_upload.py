@@ -22,7 +22,7 @@ from dokrun import engine, keys
 from dokrun.bucket import Bucket
 from dokrun.emulator import Emulator
 from dokrun.errors import StorageError, SubmitFailed, Tampered
-from dokrun.payload import shim
+from dokrun.payload import pyz
 
 __all__ = ["faulty", "quick"]
 
@@ -148,7 +148,7 @@ def test_cell_upload_cx_a_call_that_is_cancelled_while_it_is_uploaded_makes_no_t
     quick: FaultyStore, dok: Emulator, tmp_path: Path
 ) -> None:
     bucket = Bucket(quick.settings)
-    packed = shim.build().packed
+    packed = pyz.build(with_code=True).packed
     bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
     quick.add(StoreFault("hold", method="PUT", path="*/payload"))
     before = tasks(dok)

@@ -55,9 +55,9 @@ def write_shim(
     as_json: Json = False,
 ) -> None:
     """Write shim.pyz, for an image that shall have it baked in."""
-    from dokrun.payload import shim
+    from dokrun.payload import pyz, shim
 
-    ready = shim.build()
+    ready = pyz.build(with_code=True)
     try:
         path.write_bytes(ready.data)
     except OSError as error:

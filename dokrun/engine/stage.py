@@ -23,7 +23,7 @@ from dokrun.config import NO_BUCKET
 from dokrun.engine.images import Ready
 from dokrun.engine.prepare import Job
 from dokrun.errors import ConfigError, StorageError
-from dokrun.payload import shim
+from dokrun.payload import pyz, shim
 from dokrun.shim import protocol
 from dokrun.shim.envelope import pack, write_chosen
 
@@ -179,7 +179,7 @@ def _fetching_s(job: Job) -> int:
 
 def _addresses(job: Job, bucket: Bucket, attempt: Attempt, *, payload: bool) -> dict[str, object]:
     """Presign all that the container may fetch and write, for as long as a task may wait in line."""
-    packed = shim.build().packed
+    packed = pyz.build(with_code=True).packed
     bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
     needed: dict[str, object] = {"shim": bucket.address(keys.blob(packed.sha256))}
     claim = keys.claim(job.id, attempt.number)

@@ -143,8 +143,8 @@ def check_versions(header: Dict[str, Any]) -> None:
 def cloudpickle_version() -> str:
     """Tell the version of the cloudpickle that the worker will use, without the cost of loading it here."""
     spec = importlib.util.find_spec("cloudpickle")
-    if spec is None or spec.origin is None:
+    if spec is None or spec.loader is None:
         return "none"
-    source = spec.loader.get_data(spec.origin).decode()  # type: ignore[union-attr]  # a file's loader and zipimport's do
-    found = re.search(r"^__version__ = ['\"]([^'\"]+)", source, re.MULTILINE)
+    source = spec.loader.get_source("cloudpickle")  # type: ignore[attr-defined]  # a file's loader and zipimport's do
+    found = re.search(r"^__version__ = ['\"]([^'\"]+)", source or "", re.MULTILINE)
     return found.group(1) if found else "unknown"
