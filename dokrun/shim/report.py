@@ -4,14 +4,12 @@ Stdlib and cloudpickle only, Python 3.9 syntax: this file runs in other people's
 """
 
 import io
-import pickle
-import sys
 import traceback
 from typing import Any, Dict, List, Tuple
 
 import cloudpickle
 
-from . import envelope, protocol
+from . import envelope, protocol, tensors
 from .envelope import Segment
 
 Report = Tuple[Dict[str, Any], List[Segment]]
@@ -34,18 +32,14 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def __init__(self, file: io.BytesIO, **options: Any) -> None:
         super().__init__(file, **options)
-        torch = sys.modules.get("torch")
-        # What every tensor is a view of, a parameter's and a model's too.
-        self._storage = torch.storage.TypedStorage if torch is not None else None
+        self._storages = tensors.storages()
 
     def reducer_override(self, value: Any) -> Any:
         """Tell how a value is pickled."""
-        if self._storage is not None and isinstance(value, self._storage):
-            # Asked for in public ways, a typed storage warns of its own removal.
-            bytes_of_it = value._untyped_storage  # noqa: SLF001
-            if bytes_of_it.device.type != "cpu":
-                at_home = self._storage(wrap_storage=bytes_of_it.cpu(), dtype=value.dtype, _internal=True)
-                return at_home.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if isinstance(value, self._storages):
+            found = tensors.reduce(value, bring_home=True)
+            if found is not NotImplemented:
+                return found
         return super().reducer_override(value)
 
 
