@@ -30,6 +30,7 @@ import dokrun.shim
 from dokrun.engine.packing import Pack, Segments
 from dokrun.payload import pyz, shim
 from dokrun.shim import drain, envelope, protocol
+from dokrun.shim.bootstrap import WAITING
 
 __all__ = ["site"]
 
@@ -216,10 +217,11 @@ def test_a_worker_that_starts_when_its_supervisor_is_already_gone_runs_nothing(t
     archive.write_bytes(pyz.build(with_code=True).data)
     commands, told = os.pipe()
     lifeline, supervisor = os.pipe()
+    os.write(told, os.fsencode(archive) + b"\n")
     os.write(told, json.dumps({"folder": "gone", "cell": "gone", "environment": {}}).encode() + b"\n")
     os.close(supervisor)
     done = subprocess.run(
-        [sys.executable, archive, "worker", str(commands), "1", str(lifeline)],
+        [sys.executable, "-c", WAITING, str(commands), "1", str(lifeline)],
         pass_fds=(commands, lifeline),
         capture_output=True,
         timeout=60,
@@ -440,7 +442,24 @@ def test_the_archive_is_made_once_and_kept_where_python_keeps_what_it_compiles(t
     assert built() == hashlib.sha256(b"another").hexdigest(), "it is taken as it is"
 
 
+def test_a_worker_that_waits_for_the_shim_has_all_of_pythons_own_that_it_will_need(tmp_path: Path) -> None:
+    archive = tmp_path / "shim.pyz"
+    archive.write_bytes(pyz.build(with_code=True).data)
+    waits, goes_on = WAITING.split("ends=", 1)
+    assert "from dokrun_shim import worker\n" in goes_on
+    then = (
+        "had={*sys.modules}\nsys.path.insert(0,sys.argv[1])\nfrom dokrun_shim import worker\nprint(*{*sys.modules}-had)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", waits + then, archive], capture_output=True, text=True, check=True
+    )
+    packages = {name.partition(".")[0] for name in done.stdout.split()}
+    assert packages == {"cloudpickle", "dokrun_shim"}, "what is imported then makes the function wait"
+
+
 def test_the_shim_is_python_3_9_and_imports_only_the_standard_library_and_cloudpickle() -> None:
+    # PyTorch where there is a tensor of its to make, and the shim where it has been brought.
+    others = {"tensors.py": "torch", "bootstrap.py": "dokrun_shim"}
     for path in Path(dokrun.shim.__file__).parent.glob("*.py"):
         tree = ast.parse(path.read_text(), feature_version=(3, 9))
         for node in ast.walk(tree):
@@ -448,7 +467,9 @@ def test_the_shim_is_python_3_9_and_imports_only_the_standard_library_and_cloudp
             if isinstance(node, ast.ImportFrom) and node.level == 0:
                 names = [node.module or ""]
             for name in names:
-                assert name.partition(".")[0] in {*sys.stdlib_module_names, "cloudpickle"}, f"{path.name}: {name}"
+                assert name.partition(".")[0] in {*sys.stdlib_module_names, "cloudpickle", others.get(path.name)}, (
+                    f"{path.name}: {name}"
+                )
 
 
 def folded(data: bytes) -> str:

@@ -1,21 +1,17 @@
-"""Start the shim: `python shim.pyz PAYLOAD ADDRESSES` is the supervisor; it starts `python shim.pyz worker …` itself.
+"""Start the shim: `python shim.pyz PAYLOAD ADDRESSES [CALLS]` is the supervisor, which starts its workers itself.
 
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
 import sys
-from typing import List
+from typing import List, Optional
+
+from .process import Spawned, Worker
 
 
-def main(arguments: List[str]) -> int:
-    """Run the supervisor, or the worker when the first argument says so. Returns the exit status."""
-    if arguments[:1] == ["worker"]:
-        from . import worker
-
-        return worker.main(*map(int, arguments[1:]))
-    from .process import Worker
-
-    first = Worker()  # its interpreter starts while this one compiles the rest, and fetches the payload
+def main(arguments: List[str], spawned: Optional[Spawned] = None) -> int:
+    """Run the supervisor, with a worker that was started already, or one of its own. Returns the exit status."""
+    first = Worker(spawned)  # it loads its part of the shim while this process loads the rest, and fetches the payload
     from . import supervisor
 
     return supervisor.main(first, *arguments[:3])

@@ -7,13 +7,18 @@ import json
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 import time
-from typing import Any, Dict, Tuple
+from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
 
 from . import protocol
+from .bootstrap import spawn
+
+if TYPE_CHECKING:
+    import subprocess
+
+# A worker's process, and our ends of its pipes; see `spawn`.
+Spawned = Tuple["subprocess.Popen[bytes]", int, int, int]
 
 # How long a dead worker's last words may take to arrive through the pipe.
 LAST_WORDS_S = 2.0
@@ -22,26 +27,16 @@ STACKS_S = 0.5
 
 
 class Worker:
-    """A worker process. It makes a process group of its own, so that it ends with all its children."""
+    """A worker process. It makes a process group of its own, so that it ends with all its children.
 
-    def __init__(self) -> None:
-        commands, self._commands = os.pipe()
-        self._answers, answers = os.pipe()
-        # Nothing is written to it; see `lifeline`.
-        lifeline, self._lifeline = os.pipe()
-        # The folder or archive that this package was loaded from runs as `python THAT worker …`.
+    `spawned` is one that was started before the shim was there.
+    """
+
+    def __init__(self, spawned: Optional[Spawned] = None) -> None:
+        self._process, self._commands, self._answers, self._lifeline = spawned or spawn(protocol.PAYLOAD_VARIABLES)
+        # The folder or archive that this package was loaded from.
         archive = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
-            [sys.executable, "-u", archive, "worker", *map(str, (commands, answers, lifeline))],
-            stdin=subprocess.DEVNULL,
-            # Through one pipe, so that what a function prints stays in order; the service joins both anyway.
-            stderr=subprocess.STDOUT,
-            pass_fds=(commands, answers, lifeline),
-            # What the client tells the supervisor is no business of the user's code.
-            env={k: v for k, v in os.environ.items() if k not in protocol.PAYLOAD_VARIABLES},
-        )
-        for passed in (commands, answers, lifeline):
-            os.close(passed)
+        os.write(self._commands, os.fsencode(archive) + b"\n")
         self._killed = False
         self._closed = False
         self._writing = threading.Lock()

@@ -5,7 +5,6 @@ What every tensor is a view of is a storage, a parameter's and a model's too; on
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import ctypes
 import pickle
 import sys
 from typing import Any, Tuple
@@ -31,14 +30,18 @@ def reduce(storage: Any, *, bring_home: bool) -> Any:
         untyped, dtype = storage._untyped_storage, storage.dtype  # noqa: SLF001
     if untyped.device.type == "meta" or (untyped.device.type != "cpu" and not bring_home):
         return NotImplemented
-    untyped = untyped.cpu()
+    return restore, (pickle.PickleBuffer(_bytes_of(untyped.cpu())), dtype)
+
+
+def _bytes_of(untyped: Any) -> Any:
+    import ctypes  # which is not small, and for them alone
+
     size = untyped.nbytes()
-    view: Any = (ctypes.c_ubyte * size).from_address(untyped.data_ptr() if size else ctypes.addressof(_NOTHING))
+    if not size:
+        return b""
+    view: Any = (ctypes.c_ubyte * size).from_address(untyped.data_ptr())
     view.owner = untyped  # for as long as somebody reads what lies there
-    return restore, (pickle.PickleBuffer(view), dtype)
-
-
-_NOTHING = ctypes.c_ubyte()
+    return view
 
 
 def restore(buffer: Any, dtype: Any) -> Any:
