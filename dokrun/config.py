@@ -2,7 +2,7 @@
 
 The profile is the first of: the one asked for, `DOKRUN_PROFILE`, the file `config.toml` in the user's config folder,
 DOK credentials in the environment or in usacloud's profile, else `local`, which needs no account: an emulator and an
-object store inside this process. This module and `dokrun.emulator` alone know about that.
+object store in a process beside this one. This module and `dokrun.emulator` alone know about that.
 
     access_token = "…"                # the profile `default`
     access_token_secret = "…"
@@ -180,20 +180,25 @@ def load(
     )
 
 
+def begin(settings: Settings) -> None:
+    """Start the emulator where the profile is `local`, for `connect` to wait for."""
+    if settings.profile == LOCAL:
+        from dokrun.emulator import local
+
+        local.begin()
+
+
 def connect(settings: Settings) -> Settings:
     """Make the settings usable: start the emulator where the profile is `local`; leave the others as they are.
 
     Raises:
-        ConfigError: the profile is `local` and its parts are not installed.
+        ConfigError: the profile is `local`, and its parts are not installed or cannot be started.
     """
     if settings.profile != LOCAL:
         return settings
-    try:
-        from dokrun.emulator import local
-    except ImportError as error:
-        message = f"the local emulator needs more packages ({error.name}): pip install 'dokrun[local]'"
-        raise ConfigError(message) from error
-    here = local.start()
+    from dokrun.emulator import local
+
+    here = local.begin().wait()
     bucket = BucketSettings(
         here.bucket, here.s3_url, here.region, access_key_id=here.token, secret_access_key=Secret(here.secret)
     )

@@ -129,7 +129,7 @@ def read_text(path: Path) -> str:
 
 @contextmanager
 def local_or(profile: str | None) -> Iterator[Client]:
-    """Open DOK's API, or the emulator's in this process where nothing is configured: for what it says of itself."""
+    """Open DOK's API, or the local emulator's where nothing is configured: for what it says of itself."""
     settings = config.connect(config.load(profile))
     from dokrun.api import Client
 

@@ -22,17 +22,6 @@ class _Quiet(MotoRequestHandler):
         """Say nothing."""
 
 
-class _Server(ThreadedWSGIServer):
-    """Answers in a thread for each request, or one by one where no thread can be started: the interpreter is ending."""
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer a request."""
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:
-            self.process_request_thread(request, client_address)
-
-
 class _OneAtATime:
     """Lets conditional requests in one by one: moto looks first and writes afterwards, and both must be one step."""
 
@@ -62,7 +51,7 @@ class ObjectStore:
 
     def __init__(self, bucket: str) -> None:
         app = _OneAtATime(DomainDispatcherApplication(create_backend_app))
-        self._server = _Server("127.0.0.1", 0, app, handler=_Quiet)
+        self._server = ThreadedWSGIServer("127.0.0.1", 0, app, handler=_Quiet)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self.bucket = bucket
         # It looks this often whether it shall end, and whoever ends it waits for that.
