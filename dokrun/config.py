@@ -59,7 +59,7 @@ _TOKENS = ("DOKRUN_ACCESS_TOKEN", "SAKURA_ACCESS_TOKEN", "SAKURACLOUD_ACCESS_TOK
 
 @dataclass(frozen=True)
 class BucketSettings:
-    """Where objects go; what is None is left to boto3's own sources (environment, AWS profile)."""
+    """Where objects go; what is None is left to the AWS tools' own sources (environment, AWS profile)."""
 
     name: str
     endpoint_url: str | None = field(default=None, repr=False)
@@ -181,24 +181,24 @@ def load(
 
 
 def begin(settings: Settings) -> None:
-    """Start the emulator where the profile is `local`, for `connect` to wait for."""
+    """Have the emulator started where the profile is `local`, while whoever will use it loads the rest."""
     if settings.profile == LOCAL:
         from dokrun.emulator import local
 
-        local.begin()
+        local.start()
 
 
 def connect(settings: Settings) -> Settings:
     """Make the settings usable: start the emulator where the profile is `local`; leave the others as they are.
 
     Raises:
-        ConfigError: the profile is `local`, and its parts are not installed or cannot be started.
+        ConfigError: the profile is `local` and its parts are not installed.
     """
     if settings.profile != LOCAL:
         return settings
     from dokrun.emulator import local
 
-    here = local.begin().wait()
+    here = local.start()
     bucket = BucketSettings(
         here.bucket, here.s3_url, here.region, access_key_id=here.token, secret_access_key=Secret(here.secret)
     )

@@ -46,7 +46,7 @@ def text(words: str) -> str:
 
 
 def guard_logs() -> None:
-    """Keep secrets out of what httpx, httpcore, urllib3, boto3 with its parts, and websockets log, at every level.
+    """Keep secrets out of what httpx, httpcore, urllib3, botocore, boto3 and websockets log, at every level.
 
     Their records are made without them, whichever of their loggers asks, now or later: a filter on a logger does not
     see what its children log, and a handler comes after the children's own. All other records stay as they are.

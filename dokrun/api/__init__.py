@@ -9,6 +9,15 @@
 The words are the service's own. Its reference: https://manual.sakura.ad.jp/koukaryoku-dok-api/spec.html
 """
 
+import sys
+
+if "httpx" not in sys.modules:
+    # Half of the time that httpx takes to load is its own command line's, with click and rich, where they are there.
+    sys.modules["httpx._main"] = None  # type: ignore[assignment]  # Python's way to say that it cannot be imported
+    import httpx  # noqa: F401
+
+    del sys.modules["httpx._main"]
+
 from dokrun import log
 from dokrun.api.client import Client
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+import socket
 import threading
-import urllib.request
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import ThreadedWSGIServer
+from werkzeug.test import Client
 
-REGION = "us-east-1"
+from dokrun.emulator.ports import listen
 
 
 class _Quiet(MotoRequestHandler):
@@ -47,22 +48,25 @@ class ObjectStore:
 
     Args:
         bucket: the name of the bucket that it begins with.
+        listening: a socket that listens on 127.0.0.1 already, in place of a free port.
     """
 
-    def __init__(self, bucket: str) -> None:
+    def __init__(self, bucket: str, listening: socket.socket | None = None) -> None:
         app = _OneAtATime(DomainDispatcherApplication(create_backend_app))
-        self._server = ThreadedWSGIServer("127.0.0.1", 0, app, handler=_Quiet)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self.bucket = bucket
+        self._socket = listening or listen()
+        port = self._socket.getsockname()[1]
+        self.url, self.bucket = f"http://127.0.0.1:{port}", bucket
+        # Before anybody is answered: whoever has asked already finds the bucket.
+        Client(app).put(f"/{bucket}", base_url=self.url)
+        self._server = ThreadedWSGIServer("127.0.0.1", port, app, handler=_Quiet, fd=self._socket.fileno())
         # It looks this often whether it shall end, and whoever ends it waits for that.
         serve = partial(self._server.serve_forever, poll_interval=0.02)
         self._thread = threading.Thread(target=serve, name="dokrun-objects", daemon=True)
         self._thread.start()
-        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        direct.open(urllib.request.Request(f"{self.url}/{bucket}", method="PUT")).close()  # noqa: S310 - our own address
 
     def close(self) -> None:
         """Stop to answer; what was stored is gone."""
         self._server.shutdown()
         self._server.server_close()
+        self._socket.close()
         self._thread.join()

@@ -14,12 +14,11 @@ from dokrun.emulator.account import Account, Missing
 from dokrun.emulator.account_routes import AccountRoutes
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.guards import Authenticate, LoopbackOnly, TermsAgreed
+from dokrun.emulator.ports import BASE_PATH
 from dokrun.emulator.signing import Signer
 from dokrun.emulator.state import Project
 from dokrun.emulator.task_routes import TaskRoutes
 from dokrun.emulator.validate import Invalid
-
-BASE_PATH = "/cloud/zone/is1a/api/managed-container/1.0"
 
 
 def application(

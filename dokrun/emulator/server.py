@@ -6,7 +6,6 @@ import asyncio
 import re
 import secrets
 import shutil
-import socket
 import sqlite3
 import tempfile
 import threading
@@ -22,14 +21,17 @@ from dokrun.emulator.clock import Clock, SystemClock
 from dokrun.emulator.docker_engine import connect
 from dokrun.emulator.faults import FaultMiddleware, Faults
 from dokrun.emulator.faults import routes as fault_routes
+from dokrun.emulator.ports import BASE_PATH, listen
 from dokrun.emulator.records import Records
-from dokrun.emulator.routes import BASE_PATH, application
+from dokrun.emulator.routes import application
 from dokrun.emulator.runtime import MakeRuntime
 from dokrun.emulator.state import Behaviour, Project
 from dokrun.emulator.webhooks import Notifier
 from dokrun.errors import ConfigError
 
 if TYPE_CHECKING:
+    import socket
+
     from typing_extensions import Self
 
 RECORDS = "records.sqlite"
@@ -50,6 +52,7 @@ class Emulator:
         behaviour: in what ways it may differ from another.
         clock: what tells the time, in place of the machine's.
         runtime: makes what tasks run on, below a folder that is its own, in place of what the behaviour says.
+        listening: a socket that listens on 127.0.0.1 already, in place of a port.
 
     Raises:
         ValueError: the token looks like that of a real API key.
@@ -74,6 +77,7 @@ class Emulator:
         behaviour: Behaviour | None = None,
         clock: Clock | None = None,
         runtime: MakeRuntime | None = None,
+        listening: socket.socket | None = None,
     ) -> None:
         if token is not None and _REAL_TOKEN.fullmatch(token):
             raise ValueError("this token looks like that of a real API key; an emulator must not know it")
@@ -86,7 +90,7 @@ class Emulator:
         self._make_runtime = runtime
         if self._behaviour.runtime == "docker":
             connect().close()  # here, where it can still be told to whoever asked
-        self._socket = _listen(port)
+        self._socket = listening or listen(port)
         self._scratch = Path(tempfile.mkdtemp(prefix="dokrun-emulator-"))
         self._data = data
         self.api_url = f"http://127.0.0.1:{self._socket.getsockname()[1]}{BASE_PATH}"
@@ -193,16 +197,3 @@ def _kept_key(data: Path | None) -> _Key:
         reason = error.strerror if isinstance(error, OSError) else error
         raise ConfigError(f"the emulator cannot keep its data in {data}: {reason}; name another folder") from error
     return key
-
-
-def _listen(port: int) -> socket.socket:
-    # asyncio turns Nagle's algorithm off only where the protocol is named; else each answer waits 40 ms for an ACK.
-    listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind(("127.0.0.1", port))
-        listening.listen(1024)
-    except OSError:
-        listening.close()
-        raise
-    return listening

@@ -6,9 +6,12 @@ import atexit
 import os
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 from dokrun import config
-from dokrun.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from dokrun.engine.engine import Engine
 
 _engines: dict[str | None, Engine] = {}
 _engines_lock = threading.Lock()
@@ -26,6 +29,9 @@ def get(profile: str | None = None) -> Engine:
         engine = _engines.get(profile)
         if engine is None:
             settings = config.load(profile)
+            config.begin(settings)
+            from dokrun.engine.engine import Engine  # it takes a while, in which a local emulator starts
+
             # The profile that the environment chooses may be one that somebody has named as well.
             engine = _engines.get(settings.profile) or Engine(settings)
             _engines[profile] = _engines[settings.profile] = engine
