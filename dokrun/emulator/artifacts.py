@@ -46,8 +46,8 @@ class Artifacts:
         artifact_id = str(uuid.uuid4())
         path = self._folder / artifact_id
         aside = path.with_suffix(".part")
-        # The fastest level: what counts here is that it is a tar.gz, not how small it is.
-        with tarfile.open(aside, "w:gz", compresslevel=1) as archive:
+        # Stored as it is: what counts here is that it is a tar.gz, not how small it is.
+        with tarfile.open(aside, "w:gz", compresslevel=0) as archive:
             archive.add(content, arcname=".")
         aside.replace(path)
         now = self._clock.now()

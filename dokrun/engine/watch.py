@@ -18,9 +18,9 @@ _log = logging.getLogger("dokrun.engine")
 # Not the module's own numbers: whoever seeds those wants to have them all.
 _random = random.Random()  # noqa: S311 - no secret
 
-FIRST_INTERVAL_S = 0.05
+FIRST_INTERVAL_S = 0.03
 LONGEST_INTERVAL_S = 5.0
-GROWTH = 1.25
+GROWTH = 1.12
 # So many 401 in a row, over so many seconds, show that the API key is no longer good.
 REFUSALS = 3
 REFUSED_FOR_S = 60.0
