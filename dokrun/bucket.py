@@ -86,7 +86,7 @@ class Bucket:
     @staticmethod
     def _client(settings: BucketSettings, patience_s: float) -> S3Client:
         secret = settings.secret_access_key
-        host = urllib.parse.urlsplit(settings.endpoint_url or "").hostname
+        address = urllib.parse.urlsplit(settings.endpoint_url or "https:")
         session = botocore.session.get_session()
         session.register_component("data_loader", _descriptions())
         # As boto3 would, whose other parts take longer to load than all of these.
@@ -100,10 +100,14 @@ class Bucket:
             config=botocore.config.Config(
                 signature_version="s3v4",
                 # Other stores than AWS seldom have a certificate for `<bucket>.<host>`.
-                s3={"addressing_style": "auto" if settings.endpoint_url is None else "path"},
+                s3={
+                    "addressing_style": "auto" if settings.endpoint_url is None else "path",
+                    # Where nobody can change what is sent, its bytes need not be hashed once more to be signed.
+                    "payload_signing_enabled": address.scheme != "https" and address.hostname not in LOOPBACK,
+                },
                 retries={"mode": "standard", "total_max_attempts": 5},
                 # No proxy leads to this machine's own loopback.
-                proxies={"http": "", "https": ""} if host in LOOPBACK else None,
+                proxies={"http": "", "https": ""} if address.hostname in LOOPBACK else None,
                 connect_timeout=20,
                 read_timeout=patience_s,
                 # Other stores reject the newer defaults.

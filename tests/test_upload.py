@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def bucket(faulty: FaultyStore) -> Iterator[Bucket]:
 @pytest.fixture
 def key() -> str:
     return f"tests/{keys.new_id()}"
+
+
+def test_what_nobody_can_change_on_its_way_is_not_hashed_once_more_to_be_signed(
+    bucket: Bucket, faulty: FaultyStore, key: str
+) -> None:
+    bucket.put(key, DATA)
+    (sent,) = faulty.asked("PUT", f"*/{key}")
+    assert sent.headers["X-Amz-Content-SHA256"] == "UNSIGNED-PAYLOAD"
+    for url, signed in {None: False, "https://s3.example": False, "http://s3.example": True}.items():
+        elsewhere = Bucket(replace(faulty.settings, endpoint_url=url))
+        assert elsewhere._s3.meta.config.s3["payload_signing_enabled"] == signed, url  # type: ignore[attr-defined]
+        elsewhere.close()
 
 
 @pytest.mark.parametrize(
