@@ -10,8 +10,8 @@ from typing import Any, Generic, TypeVar
 
 from dokrun import living
 from dokrun.engine.live import Live
-from dokrun.engine.prepare import Target
 from dokrun.engine.reports import described
+from dokrun.engine.target import Target
 from dokrun.errors import ActorLost, DokrunError, OptionError
 from dokrun.function import SESSION
 from dokrun.future import Future

@@ -81,12 +81,12 @@ class RemoteFunction(Generic[P, R_co]):
             ConfigError: the profile is not complete.
         """
         self._check_arguments(args, kwargs)
-        session = self._options.session or SESSION.get()
+        target, session = self._target(), self._options.session or SESSION.get()
         if session is not None:
-            return cast("Future[R_co]", session._live.call(self._target(), args, kwargs, self._options))  # noqa: SLF001
+            return cast("Future[R_co]", session._live.call(target, args, kwargs, self._options))  # noqa: SLF001
         from dokrun import engine
 
-        return engine.get(self._options.profile).call(self._target(), args, kwargs, self._options)
+        return engine.get(self._options.profile).call(target, args, kwargs, self._options)
 
     def map(self, *iterables: Iterable[Any], **packing: Unpack[GivenPacking]) -> Map[R_co]:
         """Call the function with each of the items, many calls in one task, and yield the results as they come.
@@ -206,7 +206,6 @@ class RemoteFunction(Generic[P, R_co]):
         return f"<dokrun.RemoteFunction {self.__name__} plan={self._options.plan}>"
 
     def _map(self, calls: Iterator[tuple[Any, ...]], size: int | None, packing: GivenPacking) -> Map[R_co]:
-        from dokrun import engine
         from dokrun.map import Packing
 
         def checked() -> Iterator[tuple[Any, ...]]:
@@ -214,11 +213,13 @@ class RemoteFunction(Generic[P, R_co]):
                 self._check_arguments(args, {})
                 yield args
 
-        given, session = Packing.checked(packing), self._options.session or SESSION.get()
+        target, given = self._target(), Packing.checked(packing)
+        session = self._options.session or SESSION.get()
         if session is not None:
-            live = session._live  # noqa: SLF001
-            return cast("Map[R_co]", live.map(self._target(), checked(), size, self._options, given))
-        return engine.get(self._options.profile).map(self._target(), checked(), size, self._options, given)
+            return cast("Map[R_co]", session._live.map(target, checked(), size, self._options, given))  # noqa: SLF001
+        from dokrun import engine
+
+        return engine.get(self._options.profile).map(target, checked(), size, self._options, given)
 
     def _quote_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Quote:
         self._check_arguments(args, kwargs)
@@ -251,9 +252,9 @@ class RemoteFunction(Generic[P, R_co]):
 
     def _rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, container: bool) -> R_co:
         self._check_arguments(args, kwargs)
+        target = self._target()
         from dokrun.engine.rehearse import rehearse
 
-        target = self._target()
         args, kwargs = here(args, kwargs, self._options.profile, files=False)
         return cast("R_co", rehearse(target, args, kwargs, self._options, container=container))
 

@@ -41,7 +41,7 @@ from dokrun.emulator.objects import ObjectStore
 from dokrun.emulator.process import ProcessRuntime
 from dokrun.emulator.runtime import Running
 from dokrun.engine.engine import Engine
-from dokrun.engine.prepare import Target
+from dokrun.engine.target import Target
 from dokrun.secret import Secret
 
 PATIENCE_S = 60.0

@@ -18,7 +18,8 @@ from storefaults import FaultyStore
 
 import dokrun as dok
 from dokrun.engine.portions import Portions
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
+from dokrun.engine.target import Target
 from dokrun.errors import StorageError
 from dokrun.jobstate import Progress
 from dokrun.map import Map, Packing

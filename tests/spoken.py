@@ -14,7 +14,8 @@ from waiting import PATIENCE_S
 import dokrun as dok
 from dokrun import config, keys
 from dokrun.api import Client
-from dokrun.engine.prepare import Preparing, Target
+from dokrun.engine.prepare import Preparing
+from dokrun.engine.target import Target
 from dokrun.engine.wanted import token_of
 from dokrun.options import Options
 from dokrun.shim import seal

@@ -61,10 +61,13 @@ SCRIPT = """
 
     @dok.remote(plan="v100-32gb")
     def nested():
-        try:
-            helper(1)
-        except dok.OptionError as error:
-            return str(error)
+        told = set()
+        for call in (lambda: helper(1), lambda: helper.map([1]), lambda: helper.quote(1), lambda: helper.rehearse(1)):
+            try:
+                call()
+            except dok.OptionError as error:
+                told.add(str(error))
+        return "; ".join(told)
 
     @dok.remote(plan="v100-32gb")
     def installed():

@@ -14,7 +14,8 @@ import pytest
 
 from dokrun.api import Client
 from dokrun.engine.packing import Keep
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
+from dokrun.engine.target import Target
 from dokrun.errors import OptionError, SourceTooLarge
 from dokrun.function import RemoteFunction
 from dokrun.options import Options

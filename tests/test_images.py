@@ -35,7 +35,7 @@ from dokrun.emulator import Emulator
 from dokrun.emulator.faults import Fault
 from dokrun.engine.engine import Engine
 from dokrun.engine.images import Images, default_image
-from dokrun.engine.prepare import Target
+from dokrun.engine.target import Target
 from dokrun.image.context import fingerprint
 from dokrun.image.reference import Reference
 from dokrun.image.registry import Registry

@@ -12,7 +12,8 @@ import pytest
 from sites import Site, site
 from test_shim import Container
 
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
+from dokrun.engine.target import Target
 from dokrun.options import Options
 from dokrun.payload.source import Origin, collect
 from dokrun.shim.envelope import pack

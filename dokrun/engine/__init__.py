@@ -10,13 +10,13 @@ from dokrun.engine.default import get, reset, use
 if TYPE_CHECKING:
     from dokrun.engine.engine import Engine
     from dokrun.engine.gatherer import Gatherer
-    from dokrun.engine.prepare import Target
+    from dokrun.engine.target import Target
 
 # Loaded when first used: a local emulator may start meanwhile.
 _HOME_OF = {
     "Engine": "dokrun.engine.engine",
     "Gatherer": "dokrun.engine.gatherer",
-    "Target": "dokrun.engine.prepare",
+    "Target": "dokrun.engine.target",
 }
 
 __all__ = ["Engine", "Gatherer", "Target", "get", "reset", "use"]

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from dokrun import keys
 from dokrun.display import in_notebook, is_wanted, running_cell
 from dokrun.engine.journal import Entry, Journal
-from dokrun.engine.prepare import Job, Target
+from dokrun.engine.prepare import Job
+from dokrun.engine.target import Target
 from dokrun.errors import ConfigError
 from dokrun.image.spec import Image
 from dokrun.payload.likeness import likeness

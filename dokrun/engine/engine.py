@@ -31,13 +31,14 @@ from dokrun.engine.lives import Lives
 from dokrun.engine.parts import Parts
 from dokrun.engine.plans import Plans
 from dokrun.engine.portions import MOST_BYTES, Portions
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
 from dokrun.engine.queue import Queue
 from dokrun.engine.quotes import Split, quote
 from dokrun.engine.runs import Runs
 from dokrun.engine.spending import Spending
 from dokrun.engine.stage import COMMAND_BYTES, check_fits
 from dokrun.engine.submit import Submitter, failed_future
+from dokrun.engine.target import Target
 from dokrun.engine.wanted import Asked, Wanted
 from dokrun.engine.watch import Watcher
 from dokrun.engine.workers import Workers

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dokrun.engine.gathering import Gathering
-from dokrun.engine.prepare import Target
+from dokrun.engine.target import Target
 from dokrun.future import Future
 from dokrun.options import Options
 from dokrun.outcomes import Outcomes

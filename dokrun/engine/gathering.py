@@ -7,8 +7,9 @@ from typing import Any
 
 from dokrun.engine.keeping import Keeping
 from dokrun.engine.portions import is_full
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
 from dokrun.engine.submit import not_submitted
+from dokrun.engine.target import Target
 from dokrun.errors import StorageError
 from dokrun.future import Future
 from dokrun.jobstate import Progress

@@ -20,11 +20,12 @@ from dokrun.engine.flight import Flight
 from dokrun.engine.link import Link
 from dokrun.engine.parts import Parts
 from dokrun.engine.portions import Portions
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
 from dokrun.engine.reports import described
 from dokrun.engine.run import Run
 from dokrun.engine.speaking import Gone, Speaking
 from dokrun.engine.submit import failed_future
+from dokrun.engine.target import Target
 from dokrun.engine.wanted import Asked, Wanted
 from dokrun.future import Future
 from dokrun.jobstate import Progress

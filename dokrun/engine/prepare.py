@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 import platform
 import re
@@ -16,6 +15,7 @@ import cloudpickle
 from dokrun import keys
 from dokrun.cost import Price
 from dokrun.engine.packing import Keep, Pack, Segments
+from dokrun.engine.target import Target
 from dokrun.errors import ConfigError
 from dokrun.options import DEFAULT_TIMEOUT_S, Options
 from dokrun.payload import serialize, source
@@ -30,15 +30,6 @@ from dokrun.shim.envelope import Segment
 PACK_BYTES = 512
 # How often the container looks whether there is a checkpoint to save.
 CHECKPOINT_S = 60.0
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is called: a user's function."""
-
-    function: Callable[..., Any]
-    signature: inspect.Signature
-    name: str
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,10 @@ from dokrun.engine.archive import extract_own
 from dokrun.engine.images import Images
 from dokrun.engine.lines import Lines, users_own
 from dokrun.engine.lost import task_failed
-from dokrun.engine.prepare import Job, Preparing, Target
+from dokrun.engine.prepare import Job, Preparing
 from dokrun.engine.registries import credentials_of
 from dokrun.engine.reports import Expected, NoOutcome, Outcome, read_outcomes
+from dokrun.engine.target import Target
 from dokrun.errors import OptionError
 from dokrun.image.container import run
 from dokrun.image.reference import Reference
