@@ -55,9 +55,10 @@ class Runs:
             return any(run.calls.job_id == job_id for run in self._unfinished)
 
     def own(self, job_id: str) -> Run | None:
-        """Tell the one of a job that this process has begun and that is not over; None where there is none."""
+        """Tell the one of a job that this process has begun and still waits for; None where there is none."""
         with self._changed:
-            return next((run for run in self._unfinished if run.ours and run.calls.job_id == job_id), None)
+            runs = (run for run in self._unfinished if run.calls.job_id == job_id)
+            return next((run for run in runs if run.ours and not run.calls.over), None)
 
     def last_first(self) -> list[Run]:
         """Tell those that there are, the last one first."""
