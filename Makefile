@@ -4,7 +4,7 @@ BIN := .venv/bin
 # More than the processors, since most tests wait for their child processes.
 WORKERS ?= 3
 
-.PHONY: demo test soak lint format bench docs grid lock clean
+.PHONY: demo test soak lint format bench bench-peers docs grid lock clean
 
 demo: .venv/ready
 	$(BIN)/python examples/sweep_digits.py
@@ -30,11 +30,10 @@ format: .venv/ready
 
 bench: .venv/ready
 	-$(BIN)/python benchmarks/run.py
-	-$(BIN)/python benchmarks/emulator.py
-	-$(BIN)/python benchmarks/shim.py
-	-$(BIN)/python benchmarks/images.py
-	-$(BIN)/python benchmarks/map.py
-	-$(BIN)/python benchmarks/session.py
+
+# Others too, each in an environment of its own below .bench; and the figures of the documentation.
+bench-peers: .venv/ready
+	-$(BIN)/python benchmarks/run.py --peers --json docs/benchmarks.json
 
 # Into site/, which reads without a server; a link that leads nowhere fails it.
 docs: .venv/ready
@@ -61,4 +60,4 @@ lock:
 	@touch $@
 
 clean:
-	rm -rf .venv .uv build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	rm -rf .venv .uv .bench build dist site .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,86 +1,96 @@
-"""Print what the main road costs on this machine, each figure beside something that was measured in the same run.
+"""Measure dokrun beside the raw limits of this machine, and with `--peers` beside others; print medians and spreads.
 
     make bench
+    make bench-peers
+    python benchmarks/run.py --rounds 1 map array
 
-A noisy machine moves both figures alike, so look at the ratio first.
+Each driver runs in a process of its own, all systems one after another in each round: where the machine is slower for
+a while, it is so for all of them. In a network namespace with nothing but loopback, where that can be had: no peer
+reaches anything else, and what goes over sockets is counted. It fails for no figure.
 """
 
 from __future__ import annotations
 
-import statistics
-import subprocess
+import argparse
+import json
+import platform
 import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
 
-import dokrun as dok
+import systems
+from plan import CASES, OURS, Case
+from results import compared, figures, lines, versions
 
-ROUNDS = 11
-CALLS = 20
-FIRST = """
-import dokrun as dok
-@dok.remote(plan="v100-32gb", profile="local")
-def nothing(): pass
-nothing().result()
-"""
-# As the program `dokrun` begins, whose folder need not be on the PATH.
-HELP = """
-import os, sys
-sys.argv, sys.stdout = ["dokrun", "--help"], open(os.devnull, "w")
-from dokrun.cli import main
-main()
-"""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A figure, its aim, and what it is compared with."""
-
-    what: str
-    seconds: float
-    aim_s: float
-    beside: str
-    beside_s: float
-
-    def __str__(self) -> str:
-        times = self.seconds / self.beside_s
-        milliseconds, aim, beside = self.seconds * 1000, self.aim_s * 1000, self.beside_s * 1000
-        return f"{self.what:<44}{milliseconds:>9.1f}{aim:>9.0f}   {times:>6.1f} x {self.beside} ({beside:.1f} ms)"
-
-
-def timed(action: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    action()
-    return time.perf_counter() - started
-
-
-def python(code: str) -> Callable[[], object]:
-    return lambda: subprocess.run([sys.executable, "-c", code], check=True, stderr=subprocess.DEVNULL)
-
-
-def interleaved(*actions: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
-    """Run the actions in turns, and tell the median seconds of each."""
-    taken = [[timed(action) for action in actions] for _ in range(rounds)]
-    return [statistics.median(column) for column in zip(*taken, strict=True)]
-
-
-@dok.remote(plan="v100-32gb", profile="local")
-def nothing() -> None:
-    """Do nothing, elsewhere."""
+Taken = dict[tuple[str, str], dict[str, Any]]
+NO_NAMESPACE = (
+    "there can be no network namespace with loopback alone here (unshare and ip, as root or with user namespaces): "
+    "bytes are not counted, and peers are left out"
+)
 
 
 def main() -> None:
-    """Measure and print."""
-    bare, imported, helped = interleaved(python("pass"), python("import dokrun"), python(HELP))
-    first, beside = interleaved(python(FIRST), python("pass"), rounds=5)
-    nothing().result()
-    call, process = interleaved(lambda: nothing().result(), python("pass"), rounds=CALLS)
-    print(f"{'on profile local':<44}{'ms':>9}{'aim':>9}")
-    print(Row("import dokrun, over a bare interpreter", imported - bare, 0.05, "python -c pass", bare))
-    print(Row("dokrun --help", helped, 0.15, "python -c pass", bare))
-    print(Row("first result in a fresh process", first, 3.0, "python -c pass", beside))
-    print(Row(f"one call after that, p50 of {CALLS}", call, 0.4, "python -c pass", process))
+    """Measure, print, and write."""
+    workloads = sorted({case.workload for case in CASES})
+    parser = argparse.ArgumentParser(description="Measure dokrun, and others beside it.")
+    parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of {', '.join(workloads)}")
+    parser.add_argument("--peers", action="store_true", help="others too; what is missing is installed into .bench")
+    parser.add_argument("--rounds", type=int, default=3, help="how often; what takes minutes is run once")
+    parser.add_argument("--json", type=Path, help="write the results there, too")
+    asked = parser.parse_args()
+    if unknown := set(asked.workloads) - set(workloads):
+        parser.error(f"there is no workload {', '.join(sorted(unknown))}; there are {', '.join(workloads)}")
+    if not systems.is_apart():
+        way = systems.way_apart()
+        if way is None:
+            print(NO_NAMESPACE, file=sys.stderr)
+        else:
+            if asked.peers:
+                systems.install()  # while there is a way out
+            systems.go_apart(way)
+    cases = [case for case in CASES if not asked.workloads or case.workload in asked.workloads]
+    rounds: list[Taken] = []
+    try:
+        measure(rounds, cases, asked.rounds, peers=asked.peers and systems.is_apart())
+    except KeyboardInterrupt:
+        print("ended here; what follows is what has been measured by now", file=sys.stderr)
+    told = result(rounds)
+    print("\n".join(lines(told)))
+    if asked.json is not None:
+        asked.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def measure(rounds: list[Taken], cases: list[Case], count: int, *, peers: bool) -> None:
+    """Run everything, in rounds, which are added as they come. What could not be done once is not tried again."""
+    hopeless: list[tuple[Case, str, str]] = []
+    for number in range(count):
+        rounds.append({})
+        for case in cases:
+            for system in case.systems if number < case.rounds else ():
+                if system not in OURS and not peers:
+                    continue
+                why = next((why for other, whose, why in hopeless if whose == system and case.is_no_less(other)), None)
+                started = time.monotonic()
+                told = rounds[-1][case.key, system] = systems.run(system, case) if why is None else {"unsupported": why}
+                if why is None and "unsupported" in told:
+                    hopeless.append((case, system, told["unsupported"]))
+                outcome = told.get("unsupported", f"{time.monotonic() - started:.0f} s")
+                print(f"round {number + 1}: {case.key}, {system}: {outcome}", file=sys.stderr)
+
+
+def result(rounds: list[Taken]) -> dict[str, Any]:
+    """Tell all that was measured, and on what."""
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "machine": systems.machine(),
+        "python": platform.python_version(),
+        "rounds": len(rounds),
+        "versions": versions(rounds),
+        "figures": figures(rounds),
+        "compared": compared(rounds),
+    }
 
 
 if __name__ == "__main__":
