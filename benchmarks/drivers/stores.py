@@ -29,7 +29,8 @@ import boto3
 import botocore.config
 
 from dokrun.emulator import Emulator
-from dokrun.emulator.objects import REGION, ObjectStore
+from dokrun.emulator.local import REGION
+from dokrun.emulator.objects import ObjectStore
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
