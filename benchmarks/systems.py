@@ -104,7 +104,9 @@ def run(system: str, case: Case) -> dict[str, Any]:
     command = [python, str(driver), case.workload, "--n", str(case.n), "--size", str(case.size), "--store", case.store]
     proc.adopt_orphans()
     with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder:
-        more = {PYTHON: sys.executable, FOLDER: folder}
+        # Some start programs of their own environment by name.
+        path = f"{Path(python).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+        more = {PYTHON: sys.executable, FOLDER: folder, "PATH": path}
         child = subprocess.Popen(
             command,
             env={**environment(), **more},
