@@ -135,7 +135,7 @@ FIGURES = (
     Figure("the same, over the fastest of ray, dask and parsl", "x", 1.0, _ahead),
     Figure("requests of the client for each of 1,000", "", 0.1, _of("map 1,000", "requests", by=1000)),
     Figure("map of 100,000 no-ops", "s", 20, _of("map 100,000", "seconds")),
-    Figure("its process, emulator and store within", "MB", 300, _of("map 100,000", "client_mib", by=1e6 / MIB)),
+    Figure("its process", "MB", 300, _of("map 100,000", "client_mib", by=1e6 / MIB)),
     Figure("first result of 1,000, after its call's end", "ms", 1000, _of("early", "p50_ms")),
     Figure(
         "256 MiB there and back, over a presigned PUT and GET each way",
