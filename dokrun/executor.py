@@ -22,7 +22,7 @@ from dokrun.shim import protocol
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from dokrun.engine import Target
+    from dokrun.engine.target import Target
     from dokrun.future import Future
     from dokrun.progress import Far
     from dokrun.sessions import Session
@@ -211,9 +211,10 @@ class Executor(concurrent.futures.Executor):
                 self._road = _Warm(self._session)
             if self._road is None:
                 from dokrun import engine
+                from dokrun.engine.gatherer import Gatherer
 
                 profile = self._options.profile
-                self._road = road = engine.Gatherer(lambda: engine.get(profile), self._workers)
+                self._road = road = Gatherer(lambda: engine.get(profile), self._workers)
                 # At the end of the process, what was not sent is cancelled with all the rest.
                 weakref.finalize(self, road.close).atexit = False
             return self._road

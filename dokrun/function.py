@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from dokrun.cost import Price, Quote
-    from dokrun.engine import Target
+    from dokrun.engine.target import Target
     from dokrun.future import Future
     from dokrun.map import GivenPacking, Map
     from dokrun.payload.explain import Explanation
@@ -246,9 +246,9 @@ class RemoteFunction(Generic[P, R_co]):
             )
         if protocol.CALL_ID in os.environ:
             raise OptionError(f"{self.__name__}() was called inside a DOK task, which has no credentials; use .local()")
-        from dokrun import engine
+        from dokrun.engine.target import Target
 
-        return engine.Target(self._function, self._signature, self.__name__)
+        return Target(self._function, self._signature, self.__name__)
 
     def _rehearse(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, container: bool) -> R_co:
         self._check_arguments(args, kwargs)

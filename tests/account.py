@@ -22,7 +22,7 @@ from dokrun.api import Client
 from dokrun.api.models import Task
 from dokrun.emulator import Behaviour, Emulator, Fault
 from dokrun.emulator.objects import ObjectStore
-from dokrun.engine import Engine
+from dokrun.engine.engine import Engine
 
 Files = dict[str, bytes]
 

@@ -27,7 +27,7 @@ from dokrun.config import BucketSettings
 from dokrun.emulator import Behaviour, Emulator
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.objects import ObjectStore
-from dokrun.engine import Engine
+from dokrun.engine.engine import Engine
 from dokrun.engine.journal import Journal
 from dokrun.secret import Secret
 

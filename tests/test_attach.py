@@ -18,11 +18,12 @@ from places import CALL, JOB, Place, abandoned, failure, free_bytes, kill, line,
 from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
-from dokrun import engine, keys
+from dokrun import keys
 from dokrun.api import Client
 from dokrun.emulator.clock import JST
 from dokrun.emulator.faults import Fault
 from dokrun.emulator.objects import ObjectStore
+from dokrun.engine.engine import Engine
 
 __all__ = ["place"]
 
@@ -38,7 +39,7 @@ def waiting(place: Place) -> str:
     return handle
 
 
-def elsewhere(place: Place, sleep: Callable[[float], object] | None = None) -> engine.Engine:
+def elsewhere(place: Place, sleep: Callable[[float], object] | None = None) -> Engine:
     """Let this process be one on a machine that has never heard of the job."""
     return place.here(sleep, DOKRUN_STATE_DIR=str(place.folder / "elsewhere"))
 
@@ -55,7 +56,7 @@ def finished(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> It
         yield place, handle
 
 
-def here(place: Place) -> engine.Engine:
+def here(place: Place) -> Engine:
     """Let this process be one on the machine that made the call."""
     return place.here()
 

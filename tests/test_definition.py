@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from minimal import MinimalDok
 
-from dokrun import engine, keys
+from dokrun import keys
 from dokrun.api import Client
 from dokrun.api.models import ContainerRequest, CreateTaskRequest, HttpPort, Ssh, Task
 from dokrun.engine.definition import Identity, attempt_of, digest
 from dokrun.engine.images import Ready
 from dokrun.engine.prepare import Preparing
 from dokrun.engine.stage import Attempt, stage
+from dokrun.engine.target import Target
 from dokrun.options import Options
 from dokrun.payload import pyz
 from dokrun.shim import protocol
@@ -123,7 +124,7 @@ def test_cell_post_vm_another_dokrun_makes_another_definition_of_the_same_call()
     def work() -> int:
         return 1
 
-    preparing = Preparing(engine.Target(work, inspect.signature(work), "work"), "v100-32gb", Options())
+    preparing = Preparing(Target(work, inspect.signature(work), "work"), "v100-32gb", Options())
     preparing.add((), {})
     request = stage(preparing.job(), None, Ready("an image"), "batch", Attempt())
     command = request.containers[0].command

@@ -27,7 +27,9 @@ from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
 from dokrun import engine
-from dokrun.engine import Gatherer, Target
+from dokrun.engine.engine import Engine
+from dokrun.engine.gatherer import Gatherer
+from dokrun.engine.target import Target
 from dokrun.function import RemoteFunction
 from dokrun.options import Options
 
@@ -209,7 +211,7 @@ def test_a_call_that_shutdown_overtakes_is_sent_all_the_same(account: Account) -
     del account
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow() -> engine.Engine:
+    def slow() -> Engine:
         begun.set()
         go_on.wait(PATIENCE_S)
         return engine.get()

@@ -25,6 +25,7 @@ from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.config import BucketSettings
 from dokrun.emulator.objects import ObjectStore
+from dokrun.engine.target import Target
 from dokrun.options import Options
 from dokrun.secret import Secret
 from dokrun.shim.envelope import segment_of
@@ -289,7 +290,7 @@ def test_a_call_on_an_engine_that_is_closed_fails_at_once_and_has_not_run() -> N
     closed = engine.get()
     engine.reset()
     function = inspect.unwrap(add)
-    target = engine.Target(function, inspect.signature(function), "add")
+    target = Target(function, inspect.signature(function), "add")
     future = closed.call(target, (1,), {}, Options(plan="v100-32gb"))
     error = future.exception(timeout=60)
     assert isinstance(error, dok.SubmitFailed)

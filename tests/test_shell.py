@@ -17,7 +17,7 @@ from dokrun import config, engine, errors
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator, Fault
 from dokrun.emulator.objects import ObjectStore
-from dokrun.engine import Engine
+from dokrun.engine.engine import Engine
 
 DOOR = 2222
 PLAN = "v100-32gb"

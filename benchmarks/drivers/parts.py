@@ -27,10 +27,10 @@ import dokrun as dok
 from dokrun.api import Client, models
 from dokrun.bucket import Bucket
 from dokrun.config import BucketSettings, RegistrySettings, Settings
-from dokrun.engine import Target
 from dokrun.engine.images import Images, Ready
 from dokrun.engine.prepare import Preparing
 from dokrun.engine.stage import Attempt, stage
+from dokrun.engine.target import Target
 from dokrun.options import Options
 from dokrun.secret import Secret
 

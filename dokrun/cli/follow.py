@@ -19,7 +19,7 @@ from dokrun.cli.watching import Watched, watch
 from dokrun.errors import DiskError, DokrunError, NotSerializable, OptionError
 
 if TYPE_CHECKING:
-    from dokrun.engine import Engine
+    from dokrun.engine.engine import Engine
     from dokrun.future import Future
 
 # How long the outcome of a session's call may take to be found, where it is there.

@@ -20,7 +20,7 @@ from dokrun.cli.parameters import Handle, Handles, Json, Profile
 from dokrun.errors import ApiError, OptionError
 
 if TYPE_CHECKING:
-    from dokrun.engine import Engine
+    from dokrun.engine.engine import Engine
     from dokrun.engine.listing import Listed
     from dokrun.progress import Place
 

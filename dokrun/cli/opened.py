@@ -15,7 +15,7 @@ from dokrun.keys import UnknownHandle, read_handle
 if TYPE_CHECKING:
     from dokrun.api import Client
     from dokrun.config import Settings
-    from dokrun.engine import Engine
+    from dokrun.engine.engine import Engine
     from dokrun.engine.live import Live
     from dokrun.future import Future
     from dokrun.map import Map

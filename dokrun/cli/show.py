@@ -15,7 +15,7 @@ from dokrun.cli.parameters import Handle, Json, Profile
 from dokrun.errors import ApiError, DiskError
 
 if TYPE_CHECKING:
-    from dokrun.engine import Engine
+    from dokrun.engine.engine import Engine
     from dokrun.engine.listing import Listed
 
 # What is larger is not fetched only to be looked at.

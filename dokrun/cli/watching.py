@@ -16,7 +16,7 @@ from dokrun.cli.opened import attached
 from dokrun.errors import ApiError, CallFailed
 
 if TYPE_CHECKING:
-    from dokrun.engine import Engine
+    from dokrun.engine.engine import Engine
     from dokrun.future import Future
     from dokrun.map import Map
     from dokrun.progress import Far
