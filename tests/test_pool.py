@@ -12,7 +12,7 @@ import pytest
 from ported import OK, Inside, inside
 from waiting import PATIENCE_S, wait_for
 
-from dokrun.api import pool
+from dokrun.api import pool, reply
 from dokrun.api.pool import Broken, NotConnected, Pool
 from dokrun.errors import ConfigError
 
@@ -29,7 +29,7 @@ def to_inside(inside: Inside) -> Iterator[Pool]:
 
 def post(sender: Pool, path: str = "/x", timeout_s: float = PATIENCE_S) -> tuple[int, bytes]:
     answer = sender.post(path, b"body", {"Name": "value"}, timeout_s)
-    return answer.status, answer.body
+    return answer.status, bytes(answer.body)
 
 
 def test_a_connection_is_kept_from_request_to_request(inside: Inside, to_inside: Pool) -> None:
@@ -95,8 +95,16 @@ CUT = {
     "chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc",
     "nothing": b"",
     "no HTTP": b"hello\r\n\r\n",
+    "no status": b"HTTP/1.1 2000 OK\r\nContent-Length: 2\r\n\r\nok",
+    "another HTTP": b"HTTP/2 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    "no field": b"HTTP/1.1 200 OK\r\nContent-Length\r\n\r\nok",
+    "no length": b"HTTP/1.1 200 OK\r\nContent-Length: -2\r\n\r\nok",
+    "an unknown coding": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "chunks without ends": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nabc\r\n0\r\n\r\n",
+    "large chunks": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    + (b"2000000\r\n" + bytes(0x2000000) + b"\r\n") * 3,
     "a long line": b"HTTP/1.1 200 OK\r\nX: " + bytes(1 << 17) + b"\r\n\r\n",
-    "many lines": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
+    "many lines": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
     "too large": b"HTTP/1.1 200 OK\r\nContent-Length: 70000000\r\n\r\n" + bytes(70_000_000),
     "too large without end": b"HTTP/1.1 200 OK\r\n\r\n" + bytes(70_000_000),
 }
@@ -110,6 +118,44 @@ def test_an_answer_that_does_not_come_whole_is_none(inside: Inside, to_inside: P
         post(to_inside)
     assert inside.connections == 1
     assert post(to_inside, "/other") == (200, b"ok")
+
+
+WHOLE = {
+    "chunks": (
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n2;x=y\r\nab\r\n0A\r\n0123456789\r\n0\r\nX: y\r\n\r\n",
+        True,
+    ),
+    "after others": (
+        b"HTTP/1.1 103 Early\r\nX: y\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nab0123456789",
+        True,
+    ),
+    "of an old kind": (b"HTTP/1.0 200 OK\r\nContent-Length: 12\r\n\r\nab0123456789", False),
+    "of an old kind, kept": (
+        b"HTTP/1.0 200 OK\r\nConnection: Keep-Alive\r\nContent-Length: 012\r\n\r\nab0123456789",
+        True,
+    ),
+    "until its end": (b"HTTP/1.1 200 OK\r\n\r\nab0123456789", False),
+    "and more": (b"HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\nab0123456789HTTP/1.1 200 OK\r\n", False),
+    "without a reason": (b"HTTP/1.1 200\r\ncontent-LENGTH:12\r\n\r\nab0123456789", True),
+}
+
+
+@pytest.mark.parametrize(("answer", "kept"), WHOLE.values(), ids=WHOLE)
+def test_a_whole_answer_is_read_however_it_is_framed(
+    inside: Inside, to_inside: Pool, answer: bytes, *, kept: bool
+) -> None:
+    inside.answers["/base/x"] = answer
+    if answer == WHOLE["until its end"][0]:
+        inside.last.add("/base/x")
+    assert post(to_inside) == (200, b"ab0123456789")
+    assert post(to_inside, "/other") == (200, b"ok")
+    assert inside.connections == (1 if kept else 2)
+
+
+def test_an_answer_without_a_body_is_not_waited_for(inside: Inside, to_inside: Pool) -> None:
+    inside.answers["/base/x"] = b"HTTP/1.1 204 No Content\r\nX: y\r\n\r\n"
+    assert [post(to_inside), post(to_inside)] == [(204, b"")] * 2
+    assert inside.connections == 1
 
 
 class Dripping:
@@ -257,6 +303,6 @@ def test_no_proxy_leads_to_this_machine_or_to_where_none_shall(monkeypatch: pyte
 
 
 def test_what_is_too_large_is_not_held(inside: Inside, to_inside: Pool) -> None:
-    size = pool.LARGEST_BODY_BYTES
+    size = reply.LARGEST_BODY_BYTES
     inside.answers["/base/x"] = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     assert post(to_inside) == (200, bytes(size)), "so much may be"

@@ -14,7 +14,8 @@ from typing import Any
 import httpx
 
 from dokrun import errors, redact
-from dokrun.api.pool import Answer, Broken, NotConnected, Pool
+from dokrun.api.pool import Broken, NotConnected, Pool
+from dokrun.api.reply import Answer
 from dokrun.config import LOOPBACK
 from dokrun.secret import Secret
 from dokrun.shim import seal
@@ -68,7 +69,7 @@ class Container:
         self._check(key, 0, "/hello", answer)
         self._speaker, self._key = speaker, key
 
-    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0) -> bytes:
+    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0) -> bytearray:
         """Ask something that may take `wait_s` seconds.
 
         Raises:
@@ -99,7 +100,7 @@ class Container:
 
     def _check(self, key: bytes, count: int, path: str, answer: Answer) -> None:
         wanted = seal.of_answer(key, count, answer.status, seal.digest(answer.body), len(answer.body))
-        if not seal.alike(wanted, answer.headers.get(seal.MAC, "")):
+        if not seal.alike(wanted, answer.fields.get(seal.MAC.lower(), "")):
             raise _unvouched(path, answer)
 
     def _send(

@@ -55,7 +55,7 @@ class Speaking:
         """
         self._repeat(self._container.hello, None)
 
-    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0, tries: int | None = None) -> bytes:
+    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0, tries: int | None = None) -> bytearray:
         """Ask something that may take `wait_s` seconds, `tries` times at most.
 
         Raises:
@@ -67,11 +67,11 @@ class Speaking:
         """
         return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
 
-    def _repeat(self, once: Callable[[], bytes | None], tries: int | None) -> bytes:
+    def _repeat(self, once: Callable[[], bytearray | None], tries: int | None) -> bytearray:
         tried, strange_s = 0, 0.0
         while self._there():
             try:
-                return once() or b""
+                return once() or bytearray()
             except (errors.NoAnswer, errors.Unauthorized) as error:
                 _log.debug("the session is asked again: %s", error)
                 tried += 1
