@@ -8,7 +8,6 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import mmap
 import os
-import queue
 import signal
 import threading
 import time
@@ -198,17 +197,17 @@ class Lane:
         early = span[1] - span[0] > 1
         while True:
             left_s = min(self._limit(span, started).left_s, protocol.LONG_PORTION_S if early else look_s)
-            try:
-                kind, answer = worker.events.get(timeout=max(0.0, left_s))
+            heard = worker.hear(left_s)
+            if heard is not None:
+                kind, answer = heard
                 break
-            except queue.Empty:
-                if early:
-                    self._catch_up(ended=False)
-                    add_so_far(path, reports)
-                    early = False
-                late = self._late(span, started)
-                if late is not None:
-                    return self._too_long(worker, span, path, late)
+            if early:
+                self._catch_up(ended=False)
+                add_so_far(path, reports)
+                early = False
+            late = self._late(span, started)
+            if late is not None:
+                return self._too_long(worker, span, path, late)
         if kind == "exit":
             return self._died(worker, span, path, answer)
         self._catch_up(ended=True)
@@ -332,7 +331,7 @@ class Lane:
 
     def _end(self, worker: Worker) -> None:
         """End a worker, and all that it has left running, and have heard its last words."""
-        worker.kill()
+        worker.end()
         output, self._output = self._output, None
         if output is not None:
             output.end()

@@ -44,13 +44,16 @@ class Mail:
         # Those that are of what calls print, and how much that is.
         self._prints: Deque[int] = collections.deque()
         self._printed = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        # Whoever waits for what is pressing is not woken for what is not.
+        self._pressed = threading.Condition(self._lock)
+        self._changed = threading.Condition(self._lock)
         self._woken = False
         self.away = False
 
     def post(self, event: Event) -> None:
         """Have something told."""
-        with self._changed:
+        with self._lock:
             prints = event.told["kind"] == OUTPUT
             if self.away or (prints and len(event.data) > PRINTED_BYTES):
                 return
@@ -63,6 +66,8 @@ class Mail:
                 self._printed += len(event.data)
                 while self._printed > PRINTED_BYTES:
                     self._remove(self._prints.popleft())
+            if not event.patient:
+                self._pressed.notify_all()
             self._changed.notify_all()
 
     def after(self, number: int, wait_s: float, most_bytes: int) -> List[Tuple[int, Event]]:
@@ -71,9 +76,9 @@ class Mail:
         At least one, if there is any; no more than `MOST`, and no more than so many bytes go with them.
         """
         until = time.monotonic() + wait_s
-        with self._changed:
+        with self._lock:
             # Of what is gone nothing is told, whether it came before or was put away.
-            if not self._changed.wait_for(
+            if not self._pressed.wait_for(
                 lambda: self._woken or self._pressing > max(number, self._gone), PATIENCE_S if wait_s else 0.0
             ):
                 self._changed.wait_for(
@@ -92,7 +97,7 @@ class Mail:
 
     def forget(self, number: int, also: Iterable[int] = ()) -> List[Event]:
         """Forget the events up to a number, and some others, which are known to have come. Tells them."""
-        with self._changed:
+        with self._lock:
             number = min(number, self._last)
             come = [self._remove(at) for at in itertools.chain(range(self._gone + 1, number + 1), also)]
             self._gone = max(self._gone, number)
@@ -102,13 +107,14 @@ class Mail:
 
     def wake(self) -> None:
         """Let whoever waits wait no longer."""
-        with self._changed:
+        with self._lock:
             self._woken = True
+            self._pressed.notify_all()
             self._changed.notify_all()
 
     def put_away(self) -> None:
         """Keep nothing, and take nothing, until it is opened again."""
-        with self._changed:
+        with self._lock:
             self.away = True
             self._events.clear()
             self._prints.clear()
@@ -116,13 +122,13 @@ class Mail:
 
     def open(self) -> None:
         """Take what shall be told from now on."""
-        with self._changed:
+        with self._lock:
             self.away = False
 
     @property
     def empty(self) -> bool:
         """Whether nothing waits to be told."""
-        with self._changed:
+        with self._lock:
             return not self._events
 
     def _remove(self, number: int) -> Optional[Event]:

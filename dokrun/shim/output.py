@@ -22,6 +22,8 @@ LONGEST_MARK = 1 + DIGITS
 CHUNK = 64 << 10
 # How long the last output may take to arrive, where a process that the function has left still holds the pipe.
 LAST_WORDS_S = 2.0
+# How long what is printed may wait to be passed on.
+PAUSE_S = 0.02
 
 _lock = threading.Lock()
 # The call whose line was the last one that was passed on.
@@ -65,11 +67,13 @@ class Passing:
         self._reading = threading.Lock()
         self._pipe: Optional[int] = None
         self._opened = threading.Event()
+        self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def end(self) -> None:
         """Wait for the last words of a worker that has ended, and remove the pipe."""
+        self._ending.set()
         try:
             # Where the worker has never opened it, somebody has to.
             os.close(os.open(self._path, os.O_WRONLY | os.O_NONBLOCK))
@@ -100,6 +104,8 @@ class Passing:
         readable.register(pipe, select.POLLIN)
         while going_on:
             readable.poll()
+            # Short calls come to their end meanwhile, and have it read by whoever sees to that: see `catch_up`.
+            self._ending.wait(PAUSE_S)
             with self._reading:
                 going_on = self._read()
         with self._reading:

@@ -5,7 +5,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import json
 import os
-import queue
+import select
 import signal
 import threading
 import time
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 
 # A worker's process, and our ends of its pipes; see `spawn`.
 Spawned = Tuple["subprocess.Popen[bytes]", int, int, int]
+# What is heard of one: of what kind, and what.
+Heard = Tuple[str, Any]
 
-# How long a dead worker's last words may take to arrive through the pipe.
-LAST_WORDS_S = 2.0
+CHUNK = 64 << 10
 # How long a worker has to write down where its threads are, before it is killed.
 STACKS_S = 0.5
 
@@ -40,13 +41,19 @@ class Worker:
         self._killed = False
         self._closed = False
         self._writing = threading.Lock()
-        self.events: queue.Queue[Tuple[str, Any]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-        threading.Thread(target=self._wait, daemon=True).start()
+        # What it has said and was not heard yet; and whether it says no more.
+        self._said = b""
+        self._silent = False
+        os.set_blocking(self._answers, False)
+        # Its other end is closed when the process has ended.
+        self._ended, ending = os.pipe()
+        self._heard = select.poll()
+        self._heard.register(self._answers, select.POLLIN)
+        self._heard.register(self._ended, select.POLLIN)
+        threading.Thread(target=self._wait, args=(ending,), daemon=True).start()
 
     def send(self, command: Dict[str, Any]) -> None:
-        """Tell the worker something; if it is dead, its exit arrives as an event."""
+        """Tell the worker something; if it is dead, its end is what is heard next."""
         with self._writing:
             self._write(command)
 
@@ -57,6 +64,38 @@ class Worker:
             os.write(self._commands, json.dumps(command).encode() + b"\n")
         except BrokenPipeError:
             pass
+
+    def hear(self, wait_s: float) -> Optional[Heard]:
+        """Wait for what the worker says next, so long; None where that is nothing. For one thread.
+
+        That is ("answer", …), or ("exit", its status): negative for a signal.
+        """
+        deadline = time.monotonic() + wait_s
+        while True:
+            line, newline, rest = self._said.partition(b"\n")
+            if newline:
+                self._said = rest
+                return "answer", json.loads(line)
+            ready = self._heard.poll(max(0.0, 1000 * (deadline - time.monotonic())))
+            if not ready:
+                return None
+            # A child of a dead worker may hold the pipe open for ever, so its end is no sign.
+            if not self._listen() and any(fd == self._ended for fd, _ in ready):
+                return "exit", self._process.wait()
+
+    def _listen(self) -> bool:
+        """Take what it has said. Tells whether there was anything."""
+        if self._silent:
+            return False
+        try:
+            said = os.read(self._answers, CHUNK)
+        except BlockingIOError:
+            return False
+        if not said:
+            self._silent = True
+            self._heard.unregister(self._answers)
+        self._said += said
+        return bool(said)
 
     def show_stacks(self, wait_s: float = STACKS_S) -> None:
         """Have the worker write to the log where each of its threads is, even one that never lets go of the GIL."""
@@ -83,13 +122,12 @@ class Worker:
             os.close(self._commands)
             os.close(self._lifeline)
 
-    def _read(self) -> None:
-        with open(self._answers, encoding="utf-8") as answers:
-            for line in answers:
-                self.events.put(("answer", json.loads(line)))
+    def end(self) -> None:
+        """Kill it, and hear nothing any more. For the thread that hears it."""
+        self.kill()
+        os.close(self._answers)
+        os.close(self._ended)
 
-    def _wait(self) -> None:
-        status = self._process.wait()
-        # A child of the worker's may hold the pipe open for ever, so this wait has an end.
-        self._reader.join(LAST_WORDS_S)
-        self.events.put(("exit", status))
+    def _wait(self, ending: int) -> None:
+        self._process.wait()
+        os.close(ending)
