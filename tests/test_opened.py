@@ -45,7 +45,7 @@ class World:
         """Let a lane take all that waits, and bring each call to its end."""
         taken: list[int] = []
         while self.opened.rest():
-            span = self.opened.take(lane, most)
+            span = self.opened.take(lane, most, 0.0)
             assert span is not None
             taken += range(*span)
             self.opened.done(span)
@@ -54,7 +54,7 @@ class World:
     def run(self, *calls: tuple[int, int]) -> None:
         """Let lanes take calls one by one, each this one, and bring it to its end."""
         for lane, number in calls:
-            assert self.opened.take(lane, 1) == (number, number + 1)
+            assert self.opened.take(lane, 1, 0.0) == (number, number + 1)
             self.opened.done((number, number + 1))
 
     @property
@@ -78,7 +78,7 @@ def test_calls_are_numbered_on_over_all_jobs_and_given_out_once_each(world: Worl
 
 def test_what_is_given_back_is_given_out_again_first(world: World) -> None:
     world.add("a", 10)
-    taken = world.opened.take(0, 4)
+    taken = world.opened.take(0, 4, 0.0)
     assert taken == (1, 3), "half of what each lane would have"
     world.opened.give_back(0, (2, 3))
     world.opened.done((1, 2))
@@ -130,8 +130,8 @@ def test_what_does_not_come_fails_those_alone_that_still_wait_for_it(world: Worl
 
 def test_calls_that_a_lane_has_are_told_and_do_not_run_when_it_gives_them_back(world: World) -> None:
     job = world.add("a", 8)
-    assert world.opened.take(0, 100) == (1, 3)
-    assert world.opened.take(0, 100) == (3, 4)
+    assert world.opened.take(0, 100, 0.0) == (1, 3)
+    assert world.opened.take(0, 100, 0.0) == (3, 4)
     assert world.opened.cancel(job, range(1, 9)) == [1, 2, 3]
     assert world.opened.unwanted == [1, 2, 3]
     # The worker was ended at its first call.
@@ -145,8 +145,8 @@ def test_calls_that_a_lane_has_are_told_and_do_not_run_when_it_gives_them_back(w
 
 def test_a_job_that_is_over_leaves_no_call_unwanted(world: World) -> None:
     job = world.add("a", 2)
-    world.opened.done(world.opened.take(0, 1) or (0, 0))
-    assert world.opened.take(0, 1) == (2, 3)
+    world.opened.done(world.opened.take(0, 1, 0.0) or (0, 0))
+    assert world.opened.take(0, 1, 0.0) == (2, 3)
     assert world.opened.cancel(job, [1, 2]) == [1, 2]
     world.opened.done((2, 3))
     assert world.opened.unwanted == []
@@ -156,11 +156,11 @@ def test_calls_wait_until_all_is_there_that_they_are_given_and_others_do_not(wor
     world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
     world.add("a", 1, DIGEST)
     world.add("b", 1)
-    assert world.opened.take(0, 1) == (2, 3)
+    assert world.opened.take(0, 1, 0.0) == (2, 3)
     world.opened.done((2, 3))
     assert world.opened.idle_since() is None
     world.blobs.put(DIGEST, 0, GIVEN)
-    assert world.opened.take(0, 1) == (1, 2)
+    assert world.opened.take(0, 1, 0.0) == (1, 2)
     world.opened.done((1, 2))
     assert world.opened.idle_since() is not None
 
@@ -180,16 +180,16 @@ def test_an_actor_stays_in_its_lane_and_each_new_one_goes_where_there_are_the_fe
     for actor in ("one", "two", "three"):
         world.add(f"made {actor}", 1, actor=actor, makes=True)
     # Each lane is given the calls of its own actors, and those that are nobody's.
-    assert [world.opened.take(0, 1), world.opened.take(0, 1)] == [(1, 2), (3, 4)]
-    assert world.opened.take(1, 1) == (2, 3)
+    assert [world.opened.take(0, 1, 0.0), world.opened.take(0, 1, 0.0)] == [(1, 2), (3, 4)]
+    assert world.opened.take(1, 1, 0.0) == (2, 3)
     world.add("nobody's", 1)
     world.add("one's", 1, actor="one")
-    assert world.opened.take(1, 1) == (4, 5)
-    assert world.opened.take(0, 1) == (5, 6)
+    assert world.opened.take(1, 1, 0.0) == (4, 5)
+    assert world.opened.take(0, 1, 0.0) == (5, 6)
     world.opened.give_back(0, (5, 6))
     world.add("nobody's", 1)
-    assert world.opened.take(1, 1) == (6, 7)
-    assert world.opened.take(0, 1) == (5, 6)
+    assert world.opened.take(1, 1, 0.0) == (6, 7)
+    assert world.opened.take(0, 1, 0.0) == (5, 6)
 
 
 def test_what_an_actor_is_asked_waits_for_what_it_was_asked_before(world: World) -> None:
@@ -197,10 +197,10 @@ def test_what_an_actor_is_asked_waits_for_what_it_was_asked_before(world: World)
     world.add("made", 1, DIGEST, actor="one", makes=True)
     world.add("another's", 1, actor="two", makes=True)
     world.add("asked", 1, actor="one")
-    assert world.opened.take(0, 1) == (2, 3)
+    assert world.opened.take(0, 1, 0.0) == (2, 3)
     assert world.opened.rest() == [(1, 2), (3, 4)]
     world.blobs.put(DIGEST, 0, GIVEN)
-    assert [world.opened.take(1, 1), world.opened.take(1, 1)] == [(1, 2), (3, 4)]
+    assert [world.opened.take(1, 1, 0.0), world.opened.take(1, 1, 0.0)] == [(1, 2), (3, 4)]
 
 
 def test_what_an_actor_is_asked_does_not_wait_for_what_was_cancelled(world: World) -> None:
@@ -208,7 +208,7 @@ def test_what_an_actor_is_asked_does_not_wait_for_what_was_cancelled(world: Worl
     made = world.add("made", 1, DIGEST, actor="one", makes=True)
     world.add("asked", 1, actor="one")
     assert world.opened.cancel(made, [1]) == []
-    assert world.opened.take(0, 1) == (2, 3)
+    assert world.opened.take(0, 1, 0.0) == (2, 3)
 
 
 def test_an_actor_that_was_ended_makes_place_for_another_one(world: World) -> None:
@@ -245,7 +245,7 @@ def test_nothing_is_given_out_or_taken_when_it_is_over(world: World) -> None:
     job = world.add("a", 2)
     assert not world.opened.close_if(lambda: False)
     assert world.opened.close_if(lambda: True)
-    assert world.opened.take(0, 1) is None
+    assert world.opened.take(0, 1, 0.0) is None
     assert world.opened.add({"job": "b", "calls": []}, "b", (), job.mails[0]) is None
     assert world.opened.rest() == [(1, 3)]
     assert world.opened.attempts("a") == [job]
@@ -256,3 +256,40 @@ def test_a_call_that_nobody_has_is_of_no_job(world: World) -> None:
     for number in (0, 3):
         with pytest.raises(KeyError):
             world.opened.job_of(number)
+
+
+# Calls that have come one by one.
+
+QUICK = 10_000.0
+
+
+def test_quick_calls_of_several_jobs_are_given_out_together(world: World) -> None:
+    for name in "abcdefgh":
+        world.add(name, 1)
+    # As many as there are for each lane, and no more at a time than were asked for, or take long.
+    assert world.opened.take(0, 100, QUICK) == (1, 5)
+    assert world.opened.take(0, 2, QUICK) == (5, 7)
+    assert world.opened.take(0, 100, 0.0) == (7, 8)
+    assert world.over == []
+    world.opened.done((1, 5))
+    assert world.over == ["a", "b", "c", "d"]
+
+
+def test_of_calls_that_were_given_out_together_any_may_come_back(world: World) -> None:
+    jobs = [world.add(name, 2) for name in "abcd"]
+    taken = [world.opened.take(lane, 1, 0.0) for lane in (0, 1, 0, 1, 0, 1)]
+    assert taken == [(number, number + 1) for number in range(1, 7)]
+    world.opened.done((1, 2))
+    assert world.opened.cancel(jobs[1], [3, 4]) == [3, 4]
+    world.opened.give_back(0, (2, 7))
+    assert world.cancelled == [3, 4]
+    assert world.opened.rest() == [(2, 3), (5, 7), (7, 9)]
+    assert world.all_of(1) == [2, 5, 6, 7, 8]
+    assert world.over == ["b", "a", "c", "d"]
+
+
+def test_calls_that_do_not_follow_one_another_are_not_given_out_together(world: World) -> None:
+    jobs = [world.add(name, 1) for name in "abcdef"]
+    assert world.opened.cancel(jobs[2], [3]) == []
+    assert world.opened.take(0, 100, QUICK) == (1, 3)
+    assert world.opened.take(0, 100, QUICK) == (4, 6)

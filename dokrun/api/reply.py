@@ -1,7 +1,7 @@
 """An HTTP answer, read from a socket before a deadline: no more than that, so that it costs next to nothing.
 
-A session's calls are small and many, and each takes two requests: the reader of the standard library, which goes through
-that of e-mails, took a third of a call's time.
+A session's calls are small and many, and each takes two requests: the standard library's reader, which goes
+through that of e-mails, took a third of a call's time.
 """
 
 from __future__ import annotations

@@ -15,8 +15,10 @@ from dokrun.payload.serialize import Serializer
 from dokrun.payload.source import Origin, Source, SourceFile, collect, main_name
 from dokrun.shim.envelope import Segment
 
-# How long a file may be there, which was not there before, until it is seen.
+# How long a file may be there, which was not there before, until it is seen: so long; or longer, where looking for them
+# would take more than this part of the time.
 GOOD_FOR_S = 0.5
+_PART = 0.03
 _MOST = 64
 
 
@@ -37,6 +39,7 @@ class Sources:
 
     good_for_s: float = 0.0
 
+    # Until when they are good.
     _found: dict[tuple[object, ...], tuple[float, Source, str | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -46,15 +49,17 @@ class Sources:
         """List the files, and tell where `__main__` would lie among them. Raises as `source.collect` does."""
         key = wanted, written, added, left_out = frozenset(modules), tuple(origins), tuple(include), tuple(exclude)
         with self._lock:
-            at, found, main = self._found.get(key, (0.0, None, None))
-        if found is not None and time.monotonic() - at < self.good_for_s and all(map(_is_as_it_was, found.files)):
+            until, found, main = self._found.get(key, (0.0, None, None))
+        if found is not None and time.monotonic() < until and all(map(_is_as_it_was, found.files)):
             return found, main
+        began = time.monotonic()
         found = collect(wanted, written, include=added, exclude=left_out)
-        main = main_name()
+        main, now = main_name(), time.monotonic()
+        good_for_s = max(self.good_for_s, (now - began) / _PART) if self.good_for_s else 0.0
         with self._lock:
             if len(self._found) == _MOST:
                 self._found.clear()
-            self._found[key] = (time.monotonic(), found, main)
+            self._found[key] = (now + good_for_s, found, main)
         return found, main
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 import time
-from typing import IO, Any, Dict, NamedTuple, Optional, Protocol, Tuple
+from typing import IO, Any, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple
 
 from . import cell, envelope, memory, protocol
 from .envelope import Span
@@ -22,6 +22,8 @@ from .process import Worker
 # How long a worker shall be busy with what it is given at a time, in seconds.
 PORTION_S = 0.2
 GROWTH = 4
+# How long what is done of several waits at least for the others, before it is told without them.
+EARLY_S = 0.05
 
 Failure = Dict[str, Any]
 
@@ -37,7 +39,7 @@ class Pending(Protocol):
     """Where a lane gets its calls."""
 
     def take(self, most: int, per_second: float) -> Optional[Span]:
-        """Take some calls of one payload; None where none will come."""
+        """Take some calls that follow one another; None where none will come."""
 
     def done(self, span: Span) -> None:
         """Hear that some calls have come to their end."""
@@ -187,16 +189,17 @@ class Lane:
 
     def _reach(self, span: Span, path: str, started: float, reports: Reports) -> Reached:
         """Have calls run, as far as the worker comes with them."""
-        worker, packs = self._ready_worker(), self._calls.of(span[0])
-        worker.send({"payload": packs.name, "base": packs.base, "calls": list(span), "into": path})
+        worker, parts = self._ready_worker(), list(self._parts(span))
+        told = [{"payload": packs.name, "base": packs.base, "calls": [first, end]} for packs, first, end in parts]
+        worker.send({"parts": told, "into": path})
         # Calls of different packs may be given out together: how long it takes at most to see that one takes too long.
-        look_s = min(protocol.LONGEST_IMPORT_S, packs.shortest_s())
+        look_s = min(protocol.LONGEST_IMPORT_S, *(packs.shortest_s() for packs, _, _ in parts))
         if self._stopping.is_set():
             worker.kill()  # it was started when the others were already being stopped
         # What is done of several shall not wait for one that takes long.
         early = span[1] - span[0] > 1
         while True:
-            left_s = min(self._limit(span, started).left_s, protocol.LONG_PORTION_S if early else look_s)
+            left_s = min(self._limit(span, started).left_s, self._early_s(span) if early else look_s)
             heard = worker.hear(left_s)
             if heard is not None:
                 kind, answer = heard
@@ -215,6 +218,19 @@ class Lane:
         if "gpu_memory" in answer:
             self.gpu_memory = max(self.gpu_memory or 0, answer["gpu_memory"])
         return answer["end"], answer["good"], answer.get("failure")
+
+    def _early_s(self, span: Span) -> float:
+        """Tell after how long some calls take far longer than they were thought to."""
+        expected_s = (span[1] - span[0]) / max(self._per_second, 1e-6)
+        return max(EARLY_S, min(2 * expected_s, protocol.LONG_PORTION_S))
+
+    def _parts(self, span: Span) -> Iterator[Tuple[Packs, int, int]]:
+        """Tell which payloads' calls some calls are: of each, from which to which."""
+        first, end = span
+        while first < end:
+            packs = self._calls.of(first)
+            yield packs, first, min(end, packs.end)
+            first = packs.end
 
     def _limit(self, span: Span, started: float) -> Limit:
         """Tell how long the worker may take for what it is at."""

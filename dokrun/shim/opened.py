@@ -10,7 +10,7 @@ import collections
 import itertools
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, Iterable, List, MutableSequence, Optional, Set
+from typing import Any, Callable, Deque, Dict, Iterable, Iterator, List, MutableSequence, Optional, Set, Tuple
 
 from . import protocol
 from .blobs import Blobs
@@ -18,6 +18,9 @@ from .envelope import Span
 from .job import Job, is_attempt
 from .mail import Mail
 from .packs import Packs
+
+# How long a lane may be busy, as far as is known, with calls that have come one by one and are given to it together.
+TOGETHER_S = 0.01
 
 
 class Opened:
@@ -63,13 +66,21 @@ class Opened:
         """Tell where a lane gets its calls."""
         return Share(self, number)
 
-    def take(self, lane: int, most: int) -> Optional[Span]:
-        """Take some calls for a lane, as soon as there are any; None once the session is over."""
+    def take(self, lane: int, most: int, per_second: float) -> Optional[Span]:
+        """Take some calls for a lane, as soon as there are any; None once the session is over.
+
+        Those of one job, or the calls of several jobs that follow one another and are quick.
+        """
         with self._changed:
             while not self._closed:
                 for spans in (self._own[lane], self._spans):
                     if spans:
-                        return self._given(spans, most)
+                        first, end = self._given(spans, most)
+                        # What they come to is told when all have come to it.
+                        most = min(most, int(per_second * TOGETHER_S), 1 + len(spans) // self._lanes)
+                        while spans and spans[0][0] == end and spans[0][1] - first <= most:
+                            _, end = self._given(spans, most)
+                        return first, end
                 self._changed.wait()
             return None
 
@@ -86,18 +97,26 @@ class Opened:
     def give_back(self, lane: int, span: Span) -> None:
         """Give back what has not been begun."""
         with self._changed:
-            job = self.job_of(span[0])
-            spans = self._own[lane] if job.actor else self._spans
-            spans.appendleft(span)
-            self._take_back(job, spans, self._unwanted)
+            for job, part in reversed(list(self._parts(span))):
+                spans = self._own[lane] if job.actor else self._spans
+                spans.appendleft(part)
+                self._take_back(job, spans, self._unwanted)
             self._changed.notify_all()
 
     def done(self, span: Span) -> None:
         """Take note that some calls have come to their end."""
-        if span[0] < span[1]:
-            with self._changed:
-                self._unwanted.difference_update(range(*span))
-                self._done(self.job_of(span[0]), span[1] - span[0])
+        with self._changed:
+            self._unwanted.difference_update(range(*span))
+            for job, part in list(self._parts(span)):
+                self._done(job, part[1] - part[0])
+
+    def _parts(self, span: Span) -> Iterator[Tuple[Job, Span]]:
+        """Tell whose calls some calls are, job by job."""
+        first, end = span
+        while first < end:
+            job = self.job_of(first)
+            yield job, (first, min(end, job.span[1]))
+            first = job.span[1]
 
     def _done(self, job: Job, count: int) -> None:
         job.left -= count
@@ -296,9 +315,9 @@ class Share:
         self._opened = opened
         self._lane = lane
 
-    def take(self, most: int, _per_second: float) -> Optional[Span]:
+    def take(self, most: int, per_second: float) -> Optional[Span]:
         """Take some calls, as soon as there are any; None once the session is over."""
-        return self._opened.take(self._lane, most)
+        return self._opened.take(self._lane, most, per_second)
 
     def done(self, span: Span) -> None:
         """Take note that some calls have come to their end."""

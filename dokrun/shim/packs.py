@@ -24,6 +24,11 @@ class Packs:
         self.base = base
         self.name = name
 
+    @property
+    def end(self) -> int:
+        """The number after the last one's."""
+        return self._starts[-1]
+
     def __len__(self) -> int:
         return self._starts[-1] - self.base
 

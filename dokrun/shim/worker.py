@@ -7,9 +7,9 @@ the user's:
                                    where the verified payload lies, where this worker tells where it is (see `cell`),
                                    where what is printed goes (see `output`; left out for one call alone), which GPU is
                                    its own
-    ← {"payload": …, "base": 0, "calls": [7, 12], "into": …}
-                                   run calls from number 7 to 11 of a payload whose first one has the number `base`, and
-                                   write their reports into a file
+    ← {"parts": [{"payload": …, "base": 0, "calls": [7, 12]}, …], "into": …}
+                                   run calls from number 7 to 11 of a payload whose first one has the number `base`,
+                                   then those of the next one that follow, and write their reports into a file
     → {"end": 12, "good": true}    those before number 12 are done, and all of them have brought a value; or
     → {"end": 9, "good": false, "failure": {…}}
                                    the report of number 9 could not be written; the others after it have not been begun
@@ -75,8 +75,7 @@ def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
         payloads = Payloads(start["folder"], Cell(start["cell"]), marked="output" in start)
         for line in commands:
             told = json.loads(line)
-            calls, (first, end) = payloads.calls(told["payload"], told["base"]), told["calls"]
-            answers.write(json.dumps({**calls.run(first, end, told["into"]), **_gpu_memory()}) + "\n")
+            answers.write(json.dumps({**payloads.run(told["parts"], told["into"]), **_gpu_memory()}) + "\n")
             answers.flush()
     return 0
 
@@ -138,6 +137,18 @@ class Payloads:
         self._former = {name: os.environ.get(name) for name in told}
         os.environ.update(told)
 
+    def run(self, parts: List[Dict[str, Any]], into: str) -> Dict[str, Any]:
+        """Run some calls and write their reports. Returns the answer for the supervisor."""
+        good, file, begun = True, Appending(into), time.monotonic()
+        for part in parts:
+            first, end = part["calls"]
+            answer = self.calls(part["payload"], part["base"]).run(first, end, file, begun)
+            good &= answer["good"]
+            if answer["end"] < end or "failure" in answer or _is_long_since(begun):
+                break
+        file.close()
+        return {**answer, "good": good}
+
     def calls(self, name: str, base: int) -> "Calls":
         """Tell the calls of a payload, opened once, unless many others were opened since."""
         if name not in self._opened:
@@ -167,10 +178,12 @@ class Calls:
         # Here and nowhere else: the task's definition can be read by everybody in the project.
         self._secrets: Dict[str, str] = self._header.get("secrets", {})
 
-    def run(self, first: int, end: int, into: str) -> Dict[str, Any]:
-        """Run some calls and write their reports. Returns the answer for the supervisor."""
-        good, file, begun = True, Appending(into), time.monotonic()
-        self._unannounced = end
+    def run(self, first: int, end: int, file: "Appending", begun: float) -> Dict[str, Any]:
+        """Run some calls and write their reports, as long as it has not been begun too long ago.
+
+        Tells up to which call, and how; see the top.
+        """
+        good, self._unannounced = True, end
         self._payloads.environ(self._secrets)
         for number in range(first, end):
             os.environ[protocol.CALL_ID] = protocol.call_id(self._job, number - self._packs.base)
@@ -190,10 +203,9 @@ class Calls:
                 return {"end": number, "good": False, "failure": _not_written(header, error)}
             finally:
                 self._cell.end(number)
-            if time.monotonic() - begun > protocol.LONG_PORTION_S:
+            if _is_long_since(begun):
                 end = number + 1  # the others are for whoever is free
                 break
-        file.close()
         return {"end": end, "good": good}
 
     def _report(self, number: int) -> Report:
@@ -247,6 +259,10 @@ class Calls:
         if segment.data is not None:
             return segment.data
         return map_file(os.path.join(self._payloads.blobs, segment.sha256))
+
+
+def _is_long_since(begun: float) -> bool:
+    return time.monotonic() - begun > protocol.LONG_PORTION_S
 
 
 def _imported(module: str, path: str) -> Callable[..., Any]:
