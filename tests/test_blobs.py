@@ -25,7 +25,7 @@ class World:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.blobs = Blobs(str(folder))
+        self.blobs = Blobs(str(folder), turn_s=0.0)
         self.came = 0
         self.blobs.listen(self._come)
 
@@ -213,3 +213,22 @@ def test_what_is_fetched_for_a_job_that_does_not_come_is_there_for_others(tmp_pa
     assert kept.have([DIGEST])
     kept.release("comes")
     assert files(tmp_path) == set(), "there is no room"
+
+
+def test_pieces_that_overtake_one_another_wait_for_their_turn(tmp_path: Path) -> None:
+    blobs, data = Blobs(str(tmp_path)), bytes(range(90))
+    blobs.listen(lambda: None)
+    digest = hashlib.sha256(data).hexdigest()
+    blobs.need("a", {digest: [len(data), None]})
+    told: list[int] = []
+    threads = [
+        threading.Thread(target=lambda at=at: told.append(blobs.put(digest, at, data[at : at + 30]))) for at in (60, 30)
+    ]
+    for thread in threads:
+        thread.start()
+    assert not told
+    assert blobs.put(digest, 0, data[:30]) >= 30
+    for thread in threads:
+        thread.join()
+    assert (blobs.have([digest]), blobs.trouble([digest]), max(told)) == (True, "", 90)
+    assert (tmp_path / digest).read_bytes() == data

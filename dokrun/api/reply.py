@@ -92,12 +92,9 @@ class Replies:
     def _exactly(self, size: int) -> bytearray:
         if size > LARGEST_BODY_BYTES:
             raise Malformed("the answer is too large")
-        if len(self._held) >= size:
-            body = self._held[:size]
-            del self._held[:size]
-            return body
-        filled = len(self._held)
-        body, self._held = self._held + bytes(size - filled), bytearray()
+        body, filled = bytearray(size), min(size, len(self._held))
+        body[:filled] = self._held[:filled]
+        del self._held[:filled]
         with memoryview(body) as view:
             while filled < size:
                 self._socket.settimeout(self._left_s())

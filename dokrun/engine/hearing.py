@@ -119,7 +119,8 @@ class Hearing:
         number, size = int(event["call"]), int(event["size"])
         try:
             with self._bringing:
-                data = mmap.mmap(-1, size)  # costs nothing before it is written to, and begins at a page
+                # Costs nothing before it is written to, and begins at a page.
+                data = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
                 self._ways.get(number, memoryview(data))
                 self._open(flight, int(event["base"]), data)
         except Gone:

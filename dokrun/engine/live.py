@@ -38,6 +38,7 @@ from dokrun.secret import Secret
 _log = logging.getLogger("dokrun.engine")
 
 _MOST_OPTIONS = 64
+_FEW = 64
 
 
 # Has a container made.
@@ -67,7 +68,9 @@ class Live:
         self._may_retry = False
         self._pid = os.getpid()
         # What was sent and has not come to an end, as far as was looked.
-        self._open: dict[Outcomes, None] = {}
+        self._open: weakref.WeakSet[Outcomes] = weakref.WeakSet()
+        # With how many of them it is looked next.
+        self._many = _FEW
         # What somebody still holds of what was sent or found, by the job.
         self._held: weakref.WeakValueDictionary[str, Outcomes] = weakref.WeakValueDictionary()
         self._link = begin(self)
@@ -199,7 +202,7 @@ class Live:
             if not calls.wait(None if until is None else max(0.0, until - time.monotonic())):
                 return False
             with self._lock:
-                self._open.pop(calls, None)
+                self._open.discard(calls)
 
     def speaking(self) -> Speaking | None:
         """Wait for the container, and tell what asks it; None where it is no more."""
@@ -311,9 +314,10 @@ class Live:
     def _sent(self, job: Job, carrying: Carrying, bell: Bell | None = None) -> Outcomes:
         calls = Outcomes(job.id, job.calls, job.name, Progress(), bell)
         with self._lock:
-            for one in [one for one in self._open if one.over]:
-                del self._open[one]
-            self._open[calls] = None
+            if len(self._open) >= self._many:
+                self._open = weakref.WeakSet(one for one in self._open if not one.over)
+                self._many = max(_FEW, 2 * len(self._open))
+            self._open.add(calls)
             self._held[job.id] = calls
         flight = Flight(job, calls, carrying.held, carrying.straight, keeps=self.wanted.asked.reconnect)
         if flight.job.retry.times:

@@ -40,7 +40,7 @@ class Segments(list[Segment]):
             segment = self._keep(segment)
         elif segment.data is not None:
             # What the caller does to it afterwards changes nothing.
-            segment = segment._replace(data=memoryview(bytes(segment.data)))
+            segment = Segment(segment.sha256, segment.size, memoryview(bytes(segment.data)))
         if segment.data is None:
             self.kept += 1
         else:

@@ -362,7 +362,7 @@ def _read(path: Path) -> memoryview:
         size = path.stat().st_size
         # Anonymous memory costs nothing before it is written to, and begins at a page; a page for each small result
         # would cost more than it saves.
-        held = mmap.mmap(-1, size) if size >= protocol.BLOB_SIZE else bytearray(size)
+        held = mmap.mmap(-1, size, access=mmap.ACCESS_COPY) if size >= protocol.BLOB_SIZE else bytearray(size)
         data, filled = memoryview(held), 0
         while filled < size:
             count = file.readinto(data[filled:])

@@ -13,6 +13,7 @@ from pathlib import Path
 from dokrun import errors, keys
 from dokrun.bucket import Bucket
 from dokrun.engine.parts import Parts
+from dokrun.engine.pieces import in_pieces
 from dokrun.engine.speaking import Speaking, TooLarge
 from dokrun.shim import protocol
 
@@ -94,11 +95,14 @@ class Ways:
             self._remove(bucket, key)
 
     def _put_straight(self, sha256: str, data: memoryview) -> None:
+        def move(at: int, end: int) -> int:
+            told = self.speaking.ask(f"/put/{sha256}/{at}", data[at:end], tries=self._tries)
+            return int(json.loads(told)["at"])
+
         at = 0
         while at < len(data):
-            piece = data[at : at + self.piece]
             try:
-                at = int(json.loads(self.speaking.ask(f"/put/{sha256}/{at}", piece, tries=self._tries))["at"])
+                at = in_pieces(at, len(data), self.piece, move)
             except TooLarge:
                 if self.piece <= SMALLEST_PIECE:
                     raise errors.NoAnswer("not even small pieces get to the session") from None
@@ -106,14 +110,18 @@ class Ways:
 
     def get(self, number: int, into: memoryview) -> None:
         """Fetch a report: straight, or through the bucket where that way is shut. Raises as `put` does."""
-        at = 0
-        try:
-            while at < len(into):
-                piece = self.speaking.ask(f"/get/{number}/{at}", tries=self._tries)
+
+        def move(at: int, end: int) -> int:
+            while at < end:
+                piece = self.speaking.ask(f"/get/{number}/{at}", tries=self._tries)[: end - at]
                 if not piece:  # the function has cut the file of its report
                     raise errors.StorageError("the container has less of it than there was")
                 into[at : at + len(piece)] = piece
                 at += len(piece)
+            return at
+
+        try:
+            in_pieces(0, len(into), protocol.PIECE_BYTES, move)
         except errors.NoAnswer:
             if self._parts.bucket is None:
                 raise

@@ -18,6 +18,8 @@ ROOM_BYTES = 8 << 30
 STREAMS = 4
 # How long it is kept for a job that has not come itself, from its last piece on.
 WAITED_S = 600.0
+# How long a piece waits for those before it, which are on their way at the same time.
+TURN_S = 5.0
 CHANGED = "it is not what was announced; nobody may change it while it is being sent"
 
 
@@ -46,14 +48,17 @@ class Blobs:
         folder: which one.
         room: how many bytes may lie there that no call is given any more.
         waited_s: how long bytes lie there for a job that has not come itself.
+        turn_s: how long a piece waits for those before it.
     """
 
-    def __init__(self, folder: str, room: int = ROOM_BYTES, waited_s: float = WAITED_S) -> None:
+    def __init__(self, folder: str, room: int = ROOM_BYTES, waited_s: float = WAITED_S, turn_s: float = TURN_S) -> None:
         self._folder = folder
         self._room = room
         self._waited_s = waited_s
+        self._turn_s = turn_s
         self._came: Callable[[], None]
         self._lock = threading.RLock()
+        self._turn = threading.Condition(self._lock)
         self._streams = threading.BoundedSemaphore(STREAMS)
         # The one that was needed last is the last.
         self._blobs: Dict[str, Blob] = {}
@@ -101,10 +106,11 @@ class Blobs:
     def put(self, sha256: str, at: int, piece: Piece) -> int:
         """Take the next piece of one. Tells how much of it is here. Raises KeyError, and OSError where it has no room.
 
-        A piece that is not the next one changes nothing.
+        A piece that comes before the one that it follows waits for that; one that is not the next then changes nothing.
         """
         with self._lock:
             blob = self._blobs[sha256]
+            self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
             if at != blob.at or blob.fetching or at + len(piece) > blob.size:
                 return blob.at
             with open(self._path(sha256), "r+b" if at else "wb") as file:
@@ -117,6 +123,7 @@ class Blobs:
             whole = blob.whole
             if whole and blob.digest.hexdigest() != sha256:
                 blob.failed, blob.at = CHANGED, 0
+            self._turn.notify_all()
             self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)
             at = blob.size if whole else blob.at
         if whole:
