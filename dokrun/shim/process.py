@@ -3,22 +3,20 @@
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
+import contextlib
 import json
 import os
 import select
 import signal
 import threading
 import time
-from typing import TYPE_CHECKING, Any, Dict, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
 from . import protocol
 from .bootstrap import spawn
 
-if TYPE_CHECKING:
-    import subprocess
-
 # A worker's process, and our ends of its pipes; see `spawn`.
-Spawned = Tuple["subprocess.Popen[bytes]", int, int, int]
+Spawned = Tuple[int, int, int, int]
 # What is heard of one: of what kind, and what.
 Heard = Tuple[str, Any]
 
@@ -34,10 +32,13 @@ class Worker:
     """
 
     def __init__(self, spawned: Optional[Spawned] = None) -> None:
-        self._process, self._commands, self._answers, self._lifeline = spawned or spawn(protocol.PAYLOAD_VARIABLES)
+        self._pid, self._commands, self._answers, self._lifeline = spawned or spawn(protocol.PAYLOAD_VARIABLES)
         # The folder or archive that this package was loaded from.
         archive = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
         os.write(self._commands, os.fsencode(archive) + b"\n")
+        # What it has ended with.
+        self._status = 0
+        self._dead = threading.Event()
         self._killed = False
         self._closed = False
         self._writing = threading.Lock()
@@ -81,7 +82,7 @@ class Worker:
                 return None
             # A child of a dead worker may hold the pipe open for ever, so its end is no sign.
             if not self._listen() and any(fd == self._ended for fd, _ in ready):
-                return "exit", self._process.wait()
+                return "exit", self._status
 
     def _listen(self) -> bool:
         """Take what it has said. Tells whether there was anything."""
@@ -100,7 +101,7 @@ class Worker:
     def show_stacks(self, wait_s: float = STACKS_S) -> None:
         """Have the worker write to the log where each of its threads is, even one that never lets go of the GIL."""
         try:
-            os.kill(self._process.pid, protocol.STACKS_SIGNAL)
+            os.kill(self._pid, protocol.STACKS_SIGNAL)
         except ProcessLookupError:
             return
         time.sleep(wait_s)
@@ -110,12 +111,13 @@ class Worker:
         if self._killed:
             return
         self._killed = True
-        try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
-            pass
-        self._process.kill()  # it may not have made its group yet
-        self._process.wait()
+        # It may not have made its group yet; and macOS tells a group of zombies by a PermissionError.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._pid, signal.SIGKILL)
+        if not self._dead.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, signal.SIGKILL)
+        self._dead.wait()
         # Another thread may be about to write, and the number may soon be another file's.
         with self._writing:
             self._closed = True
@@ -129,5 +131,7 @@ class Worker:
         os.close(self._ended)
 
     def _wait(self, ending: int) -> None:
-        self._process.wait()
+        with contextlib.suppress(ChildProcessError):  # somebody has told the system to forget how children end
+            self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        self._dead.set()
         os.close(ending)
