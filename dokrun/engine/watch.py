@@ -18,9 +18,12 @@ _log = logging.getLogger("dokrun.engine")
 # Not the module's own numbers: whoever seeds those wants to have them all.
 _random = random.Random()  # noqa: S311 - no secret
 
-FIRST_INTERVAL_S = 0.03
+# The first pause, what the later ones grow by, and where that ends: what takes a while is seen a twentieth of it late.
+FIRST_INTERVAL_S = 0.015
+GROWTH = 1.07
 LONGEST_INTERVAL_S = 5.0
-GROWTH = 1.12
+# A pause is so much longer than the answer took at least: on a long line, asking more often tells no more.
+PAUSE_PER_ANSWER = 2.0
 # So many 401 in a row, over so many seconds, show that the API key is no longer good.
 REFUSALS = 3
 REFUSED_FOR_S = 60.0
@@ -115,20 +118,23 @@ class Watcher:
         self._thread.join()
 
     def _run(self) -> None:
-        interval_s = FIRST_INTERVAL_S
+        interval_s, answered_s = FIRST_INTERVAL_S, 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closed or any(batch.watched for batch in self._batches))
                 # A new task cuts the interval short: it is the one that somebody has just begun to wait for.
-                pause_s = interval_s * _random.uniform(0.8, 1.0)
+                least_s = min(PAUSE_PER_ANSWER * answered_s, LONGEST_INTERVAL_S)
+                pause_s = max(interval_s, least_s) * _random.uniform(0.8, 1.0)
                 self._changed.wait_for(lambda: self._closed or self._new, timeout=pause_s)
                 if self._closed:
                     return
                 interval_s = FIRST_INTERVAL_S if self._new else min(interval_s * GROWTH, LONGEST_INTERVAL_S)
                 self._new = False
                 batches = [(batch, dict(batch.watched)) for batch in self._batches if batch.watched]
+            asked = time.monotonic()
             for batch, watched in batches:
                 self._look(batch, watched)
+            answered_s = time.monotonic() - asked
 
     def _look(self, batch: Batch, watched: dict[str, Watched]) -> None:
         try:
