@@ -75,6 +75,8 @@ class Bucket:
 
     def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S) -> None:
         self.name = settings.name
+        # When some objects were last seen there, by the monotonic clock.
+        self._seen: dict[str, float] = {}
         try:
             self._s3 = self._client(settings, patience_s)
         except ValueError:
@@ -121,12 +123,21 @@ class Bucket:
         """Store an object, over whatever is there. The bytes are read from where they lie."""
         self._put(key, _Reader(data))
 
-    def put_once(self, key: str, data: bytes | memoryview, sha256: str) -> bool:
+    def put_once(self, key: str, data: bytes | memoryview, sha256: str, *, good_for_s: float = 0.0) -> bool:
         """Store an object whose key tells its content, unless it is there already. Tells whether it was sent.
 
         What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever. What has lain
-        there for a week is sent again: `dokrun gc` goes by the time at which an object was stored.
+        there for a week is sent again: `dokrun gc` goes by the time at which an object was stored. What was seen there
+        `good_for_s` ago is not looked for again.
         """
+        if time.monotonic() < self._seen.get(key, 0.0) + good_for_s:
+            return False
+        sent = self._put_once(key, data, sha256)
+        if good_for_s:
+            self._seen[key] = time.monotonic()
+        return sent
+
+    def _put_once(self, key: str, data: bytes | memoryview, sha256: str) -> bool:
         size = memoryview(data).nbytes
         there = self._look(key)
         if there is not None and there.size == size and there.age < RENEWED_AFTER:

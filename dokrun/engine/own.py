@@ -98,7 +98,8 @@ class OwnRun(Run):
                 # The others were cancelled before anything was sent, and shall cost nothing.
                 self._chosen = set(left)
             chosen = None if self._chosen is None else sorted(self._chosen)
-            staged = Attempt(attempt, chosen, self._attempts.checkpoint, self._bill.spent)
+            again = bool(self._rejected)
+            staged = Attempt(attempt, chosen, self._attempts.checkpoint, self._bill.spent, again)
             request = stage(self._job, self._parts.bucket, image, self._batch.tag, staged)
             self._intend(attempt, digest(request))
             if self.calls.cancelled():

@@ -42,6 +42,8 @@ COMMAND_BYTES = 64 << 10
 # Likewise, of addresses; a hundred of them are about so long.
 CARRIED_ADDRESSES_BYTES = 48 << 10
 CHECKPOINT_SLOTS = 2
+# How long the shim is taken to lie in the bucket since it was seen there: many calls are staged one after another.
+SEEN_S = 60.0
 # A payload larger than this is not even tried: compressing it would take longer than the bucket does.
 _TRIED_BYTES = 1 << 20
 
@@ -79,13 +81,15 @@ class Checkpoint(NamedTuple):
 class Attempt(NamedTuple):
     """One of a job's attempts: its number, which calls it is for (None is all of them), what it goes on from.
 
-    `spent` is what the ones before it have cost, in yen.
+    `spent` is what the ones before it have cost, in yen; `again` is whether a task of it could not begin, for which
+    something may be missing that was there.
     """
 
     number: int = 1
     calls: Sequence[int] | None = None
     checkpoint: Checkpoint | None = None
     spent: Decimal = Decimal(0)
+    again: bool = False
 
 
 def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt: Attempt) -> CreateTaskRequest:
@@ -180,7 +184,8 @@ def _fetching_s(job: Job) -> int:
 def _addresses(job: Job, bucket: Bucket, attempt: Attempt, *, payload: bool) -> dict[str, object]:
     """Presign all that the container may fetch and write, for as long as a task may wait in line."""
     packed = pyz.build(with_code=True).packed
-    bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256)
+    good_for_s = 0.0 if attempt.again else SEEN_S
+    bucket.put_once(keys.blob(packed.sha256), packed.data or b"", packed.sha256, good_for_s=good_for_s)
     needed: dict[str, object] = {"shim": bucket.address(keys.blob(packed.sha256))}
     claim = keys.claim(job.id, attempt.number)
     table = {
