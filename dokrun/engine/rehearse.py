@@ -36,6 +36,7 @@ from dokrun.options import Options
 from dokrun.payload import shim
 from dokrun.shim import protocol
 from dokrun.shim.envelope import pack
+from dokrun.shim.fetch import HERE
 
 # Where the payload lies in a container.
 _PAYLOAD = "/opt/dokrun-payload"
@@ -104,7 +105,7 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     exit_code = run(
         image,
         entrypoint=shim.ENTRYPOINT,
-        command=shim.command(None, {"payload": f"file://{_PAYLOAD}"}),
+        command=shim.command(None, {"payload": f"{HERE}{_PAYLOAD}"}),
         environment={**job.options.env, **_told(job, payload, "/opt/artifact")},
         given={_PAYLOAD: payload},
         left="/opt/artifact",
@@ -143,7 +144,7 @@ def _run(job: Job, folder: Path) -> int:
         **job.options.env,
         **_told(job, payload, str(folder / "artifact")),
     }
-    command = [sys.executable, "-u", "-c", *shim.command(None, {"payload": path.as_uri()})]
+    command = [sys.executable, "-u", "-c", *shim.command(None, {"payload": f"{HERE}{path}"})]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
         command,
         cwd=folder / "home",

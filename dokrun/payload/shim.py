@@ -7,10 +7,11 @@ import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 
 from dokrun.payload.pyz import build
 from dokrun.payload.strip import strip
-from dokrun.shim import bootstrap, protocol
+from dokrun.shim import bootstrap, protocol, web
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = (
@@ -31,8 +32,15 @@ PATIENCE_S = 60.0
 
 
 @functools.cache
-def _bootstrap() -> str:
-    lines = strip(Path(bootstrap.__file__).read_bytes()).decode().splitlines()
+def _program() -> tuple[str, str]:
+    """Tell the program that brings the shim: what comes before the first worker is started, and what comes after it."""
+    before = _text(bootstrap).partition("from .web import ask\n")[0]
+    # What it begins with holds for the whole program.
+    return before, _text(web).replace("from __future__ import annotations\n", "")
+
+
+def _text(module: ModuleType) -> str:
+    lines = strip(Path(str(module.__file__)).read_bytes()).decode().splitlines()
     return "".join(f"{line}\n" for line in lines if line.strip())
 
 
@@ -52,6 +60,7 @@ def command(
     ready = build(with_code=fetched)
     carried = protocol.FETCHED if fetched else base64.b64encode(ready.packed.data or b"").decode()
     table = json.dumps(addresses, separators=(",", ":"))
-    told = protocol.PAYLOAD_VARIABLES, BAKED_PATH, protocol.FETCHED, patience_s
-    script = f"{_bootstrap()}run{told}\n"
+    before, after = _program()
+    started = f"spawned = fork({protocol.PAYLOAD_VARIABLES})\n"
+    script = f"{before}{started}{after}run(spawned, {BAKED_PATH!r}, {protocol.FETCHED!r}, {patience_s})\n"
     return [script, ready.sha256, carried, payload or protocol.FETCHED, table, *([calls] if calls else [])]

@@ -1,8 +1,8 @@
 """What stands in a task's command: it brings the shim, compares its digest, and starts it.
 
 It comes as text, so it is short, and asks for little. The archive's digest stands in the task definition, which only
-the client writes; its bytes are run only if they match it, wherever they came from. The first worker's interpreter
-starts meanwhile.
+the client writes; its bytes are run only if they match it, wherever they came from. Meanwhile the first worker loads
+what it will need.
 
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
@@ -34,17 +34,22 @@ if archive:
 LARGEST = 1 << 22
 
 
-def spawn(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
-    """Start a worker's interpreter: its number, and the ends of its pipes: for commands, for answers, and its lifeline.
-
-    Not with `subprocess`, which takes as long to load as the interpreter to start. `hidden` are variables of the
-    environment that are no business of the user's code.
-    """
+def pipes() -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Make the pipes of a worker: for commands, for answers, and its lifeline. Tells its ends, and ours."""
     commands, told = os.pipe()
     answered, answers = os.pipe()
     # Nothing is written to it; see `lifeline`.
     lifeline, held = os.pipe()
-    ends = commands, answers, lifeline
+    return (commands, answers, lifeline), (told, answered, held)
+
+
+def spawn(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
+    """Start a worker's interpreter. Tells its number, and our ends of its pipes.
+
+    Not with `subprocess`, which takes as long to load as the interpreter to start. `hidden` are variables of the
+    environment that are no business of the user's code.
+    """
+    ends, ours = pipes()
     # Copies, that no other child inherits: each has another number than what it is a copy of.
     copies = range(max(ends) + 1, max(ends) + 1 + len(ends))
     pid = os.posix_spawn(
@@ -60,22 +65,45 @@ def spawn(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
     )
     for end in ends:
         os.close(end)
-    return pid, told, answered, held
+    return (pid, *ours)
 
 
-def run(hidden: tuple[str, ...], baked: str, elsewhere: str, patience_s: float) -> None:
+def fork(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
+    """Make the first worker of this process, which is an interpreter already and has no other thread yet; as `spawn`.
+
+    Only on Linux: what macOS has of its own does not work in a process that was not started anew.
+    """
+    if sys.platform != "linux":
+        return spawn(hidden)
+    ends, ours = pipes()
+    pid = os.fork()
+    for end in ends if pid else ours:
+        os.close(end)
+    if pid:
+        return (pid, *ours)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(1, 2)
+    for name in hidden:
+        os.environ.pop(name, None)
+    # It is to look like one that was started anew, also to what the user's code may look at.
+    sys.argv[1:] = map(str, ends)
+    sys.__dict__.pop("orig_argv", None)
+    main = sys.modules["__main__"] = type(sys)("__main__")
+    exec(WAITING, vars(main))  # noqa: S102 - as it stands above
+    sys.exit()
+
+
+def run(spawned: tuple[int, int, int, int], baked: str, elsewhere: str, patience_s: float) -> None:
     """Bring the shim and run it; the arguments of the program are `protocol`'s.
 
     Args:
-        hidden: see `spawn`.
+        spawned: the first worker; see `spawn`.
         baked: where an image may have the archive.
         elsewhere: what stands in place of a shim that the command does not carry.
         patience_s: how long one try to fetch it may take, in seconds.
     """
-    spawned = spawn(hidden)
     import base64
     import hashlib
-    import tempfile
 
     sha256, carried = sys.argv[1:3]
     data = read(baked)
@@ -83,15 +111,50 @@ def run(hidden: tuple[str, ...], baked: str, elsewhere: str, patience_s: float) 
         data = unpacked(fetched(patience_s) if carried == elsewhere else base64.b64decode(carried))
     if hashlib.sha256(data).hexdigest() != sha256:
         sys.exit("dokrun: the shim does not match its digest; nothing was run")
-    with tempfile.TemporaryDirectory(prefix="dokrun-") as folder:
-        path = os.path.join(folder, "shim.pyz")
+    folder = make_folder()
+    path = os.path.join(folder, "shim.pyz")
+    try:
         with open(path, "wb") as file:
             file.write(data)
         sys.path.insert(0, path)
         from dokrun_shim.__main__ import main  # type: ignore[import-not-found]  # as this package is called there
 
         status = main(sys.argv[3:], spawned)
-    sys.exit(status)
+    finally:
+        remove_folder(folder)
+    # All is told, and what an interpreter does at its end takes a while.
+    os._exit(status)
+
+
+def make_folder() -> str:
+    """Make a folder for this process alone, as `tempfile` does, which takes as long to load as an interpreter to start.
+
+    Raises:
+        OSError: there is no place for one.
+    """
+    for place in (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", os.getcwd()):  # noqa: S108
+        folder = os.path.join(place, f"dokrun-{os.urandom(8).hex()}")
+        try:
+            os.mkdir(folder, 0o700)
+        except OSError as error:
+            trouble = error
+        else:
+            return folder
+    raise trouble
+
+
+def remove_folder(path: str) -> None:
+    """Remove a folder with all that is in it, as far as that can be removed."""
+    try:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    remove_folder(entry.path)
+                else:
+                    os.unlink(entry.path)
+        os.rmdir(path)
+    except OSError:
+        pass  # what a function has left there may not be ours
 
 
 def read(path: str) -> bytes:
@@ -115,34 +178,28 @@ def unpacked(data: bytes) -> bytes:
 
 def fetched(patience_s: float) -> bytes:
     """Fetch the shim, or end this process."""
+    import json
     import time
 
     for pause_s in (1, 2, 4, 8, 0):
         try:
-            return fetched_once(patience_s)
+            return fetched_once(json.loads(sys.argv[4])["shim"], patience_s)
         except Exception as error:  # noqa: BLE001 - whatever it was, it is told, or tried again
-            code = getattr(error, "code", 500)
-            if not pause_s or (code // 100 == 4 and code not in (408, 429)):  # noqa: PLR2004
-                sys.exit(f"dokrun: the shim could not be fetched: {getattr(error, 'reason', error)}")
+            status = getattr(error, "status", 500)
+            if not pause_s or (status // 100 == 4 and status not in (408, 429)):  # noqa: PLR2004
+                sys.exit(f"dokrun: the shim could not be fetched: {error}")
             time.sleep(pause_s)
     return b""
 
 
-def fetched_once(patience_s: float) -> bytes:
+def fetched_once(url: str, patience_s: float) -> bytes:
     """Try once to fetch it. Raises OSError."""
-    import json
-    import time
-    from urllib.request import urlopen
-
-    until, data = time.monotonic() + patience_s, b""
-    with urlopen(json.loads(sys.argv[4])["shim"], timeout=patience_s) as answer:
-        told = answer.length
-        most = min(told or LARGEST, LARGEST)
-        while len(data) < most:
-            part = answer.read1(most - len(data))
-            if (not part and told) or time.monotonic() > until:
-                raise OSError("it was cut, or came too slowly")
-            if not part:
-                break
+    data = b""
+    with ask(url, patience_s) as answer:
+        while len(data) < LARGEST and (part := answer.read()):
             data += part
     return data
+
+
+# In the command, the text of that module stands in place of this line, and before it the first worker is started.
+from .web import ask  # noqa: E402

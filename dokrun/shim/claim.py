@@ -6,15 +6,12 @@ The client itself takes the claim where it gives an attempt up: whoever has it h
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import http.client
 import json
-import secrets
+import os
 import time
-import urllib.error
-import urllib.request
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
-from . import fetch
+from . import fetch, web
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
@@ -43,7 +40,7 @@ def take(put: str, get: str, task_id: str, begun: int = 1, timeout_s: float = TI
         ClaimLost: another has it.
         ClaimFailed: the store refused it for another reason, or gave no answer.
     """
-    body = json.dumps({"task": task_id, "begun": begun, "nonce": secrets.token_hex(16)}).encode()
+    body = json.dumps({"task": task_id, "begun": begun, "nonce": os.urandom(16).hex()}).encode()
     # An answer that is lost on its way makes the next try find our own claim.
     status = _ask(put, body, timeout_s)
     if status != TAKEN:
@@ -54,39 +51,38 @@ def take(put: str, get: str, task_id: str, begun: int = 1, timeout_s: float = TI
 
 
 def _ask(put: str, body: bytes, timeout_s: float) -> int:
-    headers = {"If-None-Match": "*", "Content-Type": "application/json"}
-    with_body = urllib.request.Request(put, data=body, method="PUT", headers=headers)
+    fields = ("If-None-Match", "*"), ("Content-Type", "application/json"), ("Content-Length", str(len(body)))
     try:
-        _open(with_body, timeout_s)
-    except urllib.error.HTTPError as error:
-        if error.code != TAKEN:
-            raise ClaimFailed(f"HTTP {error.code}") from None
+        _open(lambda: web.ask(put, timeout_s, method="PUT", fields=fields, body=body))
+    except web.HttpError as error:
+        if error.status != TAKEN:
+            raise ClaimFailed(str(error)) from None
         return TAKEN
     return 200
 
 
 def _read(get: str, timeout_s: float) -> bytes:
     try:
-        return _open(urllib.request.Request(get), timeout_s)
-    except urllib.error.HTTPError as error:
-        raise ClaimFailed(f"HTTP {error.code}") from None
+        return _open(lambda: web.ask(get, timeout_s))
+    except web.HttpError as error:
+        raise ClaimFailed(str(error)) from None
 
 
-def _open(request: urllib.request.Request, timeout_s: float) -> bytes:
-    """Send a request, again where that may help. Raises HTTPError, or ClaimFailed where no answer came."""
+def _open(ask: Callable[[], web.Answer]) -> bytes:
+    """Send a request, again where that may help. Raises HttpError, or ClaimFailed where no answer came."""
     pause_s, problem = FIRST_PAUSE_S, ""
     for attempt in range(ATTEMPTS):
         if attempt:
             time.sleep(pause_s)
             pause_s *= 2
         try:
-            return fetch.read_once(request, LARGEST_BYTES, timeout_s)
-        except urllib.error.HTTPError as error:
-            if error.code not in PASSING:
+            return fetch.read_all(ask(), LARGEST_BYTES)
+        except web.HttpError as error:
+            if error.status not in PASSING:
                 raise
-            problem = f"HTTP {error.code}"
-        except (OSError, http.client.HTTPException) as error:
-            problem = str(getattr(error, "reason", error)) or type(error).__name__
+            problem = str(error)
+        except OSError as error:
+            problem = str(error) or type(error).__name__
     raise ClaimFailed(problem)
 
 

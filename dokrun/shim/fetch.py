@@ -10,14 +10,13 @@ import contextlib
 import errno
 import functools
 import hashlib
-import http.client
 import io
 import os
 import threading
 import time
-import urllib.error
-import urllib.request
-from typing import Callable, Iterator, List, TypeVar
+from typing import Any, Callable, ContextManager, List, TypeVar
+
+from . import web
 
 T = TypeVar("T")
 
@@ -28,6 +27,9 @@ READ_TIMEOUT_S = 60.0
 SHORT_TIMEOUT_S = 5.0
 CHUNK = 1 << 20
 LARGEST_TABLE = 64 << 20
+PARTIAL = 206
+# Begins the address of a file of this machine, as a rehearsal's payload is.
+HERE = "file://"
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 # A disk that is full stays so.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -64,7 +66,11 @@ def fetch(
     with open(aside, "wb"):
         pass
     try:
-        _Download(url, aside, size, timeout_s, alone_s).run()
+        if url.startswith(HERE):
+            with open(url[len(HERE) :], "rb") as source, open(aside, "wb") as file:
+                file.write(source.read(size))
+        else:
+            _Download(url, aside, size, timeout_s, alone_s).run()
         _verify(url, aside, sha256)
         os.replace(aside, path)
     except BaseException:
@@ -90,13 +96,13 @@ def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
             return once()
         except FetchError:
             raise
-        except urllib.error.HTTPError as error:
-            problem = f"HTTP {error.code}"
-            if error.code not in PASSING:
+        except web.HttpError as error:
+            problem = str(error)
+            if error.status not in PASSING:
                 break
-        except (OSError, http.client.HTTPException) as error:
-            problem = str(getattr(error, "reason", error)) or type(error).__name__
-            if getattr(error, "errno", None) in FULL:
+        except OSError as error:
+            problem = str(error) or type(error).__name__
+            if error.errno in FULL:
                 break
         if attempt < attempts:
             time.sleep(pause_s)
@@ -106,12 +112,12 @@ def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
 
 def read(url: str, limit: int = LARGEST_TABLE, timeout_s: float = READ_TIMEOUT_S) -> bytes:
     """Read what nobody has announced the digest of, at most `limit` bytes. Raises FetchError."""
-    return repeated(url, lambda: read_once(urllib.request.Request(url), limit, timeout_s))
+    return repeated(url, lambda: read_all(web.ask(url, timeout_s), limit))
 
 
 def send(url: str, data: bytes, kind: str) -> None:
     """PUT some bytes of a content type. Raises FetchError."""
-    _send(url, lambda: io.BytesIO(data), len(data), kind)
+    _send(url, lambda: contextlib.nullcontext(data), len(data), kind)
 
 
 def send_file(url: str, path: str, size: int, kind: str, *, once: bool = False) -> None:
@@ -125,7 +131,7 @@ def send_file(url: str, path: str, size: int, kind: str, *, once: bool = False) 
 
 def _send(
     url: str,
-    opened: Callable[[], io.IOBase],
+    opened: Callable[[], ContextManager[Any]],
     size: int,
     kind: str,
     *,
@@ -133,41 +139,23 @@ def _send(
     timeout_s: float = READ_TIMEOUT_S,
 ) -> None:
     def once() -> None:
-        with opened() as data:
-            headers = {"Content-Length": str(size), "Content-Type": kind}
-            request = urllib.request.Request(url, data=data, method="PUT", headers=headers)
-            with urllib.request.urlopen(request, timeout=timeout_s):
+        with opened() as body:
+            fields = ("Content-Length", str(size)), ("Content-Type", kind)
+            with web.ask(url, timeout_s, method="PUT", fields=fields, body=body):
                 pass
 
     repeated(url, once, attempts)
 
 
-def read_once(request: urllib.request.Request, limit: int, timeout_s: float) -> bytes:
-    """Read a whole answer of at most `limit` bytes, within `timeout_s`. Raises OSError and HTTPException."""
+def read_all(answer: web.Answer, limit: int) -> bytes:
+    """Read a whole answer of at most `limit` bytes. Raises OSError."""
     data = bytearray()
-    deadline = time.monotonic() + timeout_s
-    with urllib.request.urlopen(request, timeout=timeout_s) as response:
-        for chunk in _chunks(response, deadline):
+    with answer:
+        while chunk := answer.read(CHUNK):
             data += chunk
             if len(data) > limit:
-                raise FetchError(f"{request.full_url.partition('?')[0]}: more than {limit} bytes")
+                raise FetchError(f"more than {limit} bytes")
     return bytes(data)
-
-
-def _chunks(response: http.client.HTTPResponse, deadline: float) -> Iterator[bytes]:
-    """Yield a body as it comes. A byte a second is no timeout of the socket's, so the clock is looked at each time."""
-    left = getattr(response, "length", None)  # a rehearsal's payload is a file of this machine
-    while left is None or left > 0:
-        if time.monotonic() > deadline:
-            raise TimeoutError("the answer comes too slowly")
-        # Not `read`, which waits for all that it is asked for.
-        chunk = response.read1(CHUNK if left is None else min(CHUNK, left))
-        if not chunk:
-            if left:
-                raise http.client.IncompleteRead(b"", left)
-            return
-        left = None if left is None else left - len(chunk)
-        yield chunk
 
 
 class _Part:
@@ -218,33 +206,32 @@ class _Download:
 
     def _go_on(self, part: _Part) -> None:
         """Fetch what is missing of a part."""
-        request, missing = urllib.request.Request(self._url), part.end - part.at
-        if missing < self._size:
-            request.add_header("Range", f"bytes={part.at}-{part.end - 1}")
+        missing = part.end - part.at
+        fields = (("Range", f"bytes={part.at}-{part.end - 1}"),) if missing < self._size else ()
         deadline = time.monotonic() + self._timeout_s + missing / SLOWEST_BYTES_PER_S
-        with urllib.request.urlopen(request, timeout=self._timeout_s) as response, open(self._path, "r+b") as file:
-            self._check(response, part)
+        with web.ask(self._url, self._timeout_s, fields=fields) as answer, open(self._path, "r+b") as file:
+            answer.until = deadline
+            self._check(answer, part)
             file.seek(part.at)
-            for chunk in _chunks(response, deadline):
+            while part.at < part.end and not self._trouble:
+                chunk = answer.read(CHUNK)
+                if not chunk:
+                    raise web.Cut("the answer is cut")
                 part.at += file.write(chunk[: part.end - part.at])
-                if part.at == part.end or self._trouble:
-                    break
-                if not self._shared and response.headers.get("Accept-Ranges") == "bytes":
+                if not self._shared and answer.fields.get("accept-ranges") == "bytes":
                     self._share(part)
-        if part.at < part.end and not self._trouble:
-            raise http.client.IncompleteRead(b"", part.end - part.at)
 
-    def _check(self, response: http.client.HTTPResponse, part: _Part) -> None:
+    def _check(self, answer: web.Answer, part: _Part) -> None:
         """See that an answer is what was asked for, before any of it is written."""
         where = self._url.partition("?")[0]
-        if part.end - part.at < self._size and response.status != http.client.PARTIAL_CONTENT:
+        if part.end - part.at < self._size and answer.status != PARTIAL:
             if self._shared:
                 raise FetchError(f"{where}: the store knows no ranges")
             part.at = 0  # then it begins again
-        told, missing = getattr(response, "length", None), part.end - part.at
-        if told is not None and told < missing:
-            raise http.client.IncompleteRead(b"", missing)
-        if told is not None and told > missing:
+        missing = part.end - part.at
+        if answer.left is not None and answer.left < missing:
+            raise web.Cut("the answer is cut")
+        if answer.left is not None and answer.left > missing:
             raise DigestError(f"{where}: {OTHERS}")
 
     def _share(self, part: _Part) -> None:

@@ -9,11 +9,10 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import itertools
 import json
 import os
-import shutil
-import tempfile
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 from . import output, protocol, spent, stopping
+from .bootstrap import make_folder, remove_folder
 from .drain import Drain, Places, count_lanes, make_lanes
 from .envelope import Span
 from .pending import Pending, begun_with
@@ -53,7 +52,7 @@ def main(worker: Worker, payload: str, addresses: str, calls: str = "") -> int:
     reports = os.path.join(out, "reports")
     os.makedirs(reports, exist_ok=True)
     manifest = Manifest(out)
-    folder = tempfile.mkdtemp(prefix="dokrun-")
+    folder = make_folder()
     status = 0
     try:
         stopping.listen()
@@ -85,7 +84,7 @@ def main(worker: Worker, payload: str, addresses: str, calls: str = "") -> int:
         stopping.ignore()
         worker.kill()
         manifest.tell()
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
     return status
 
 

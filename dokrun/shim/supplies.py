@@ -10,11 +10,11 @@ import collections
 import contextlib
 import itertools
 import os
-import shutil
 import threading
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 from . import fetch, protocol
+from .bootstrap import remove_folder
 from .envelope import Segment, Span
 from .packs import Packs
 
@@ -146,7 +146,7 @@ class Supplies:
         with contextlib.suppress(OSError):  # a function may have removed it
             os.unlink(self._path(sha256))
         # Under its own name it may be there too.
-        shutil.rmtree(self._path(sha256) + protocol.NAMED, ignore_errors=True)
+        remove_folder(self._path(sha256) + protocol.NAMED)
 
     def _path(self, sha256: str) -> str:
         return os.path.join(self._folder, sha256)
