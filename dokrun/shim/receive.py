@@ -14,7 +14,7 @@ import sys
 import zlib
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional
 
-from . import envelope, protocol
+from . import envelope, fetch, protocol
 from .envelope import Span
 from .layout import lay_out, lay_out_given
 from .packs import Packs
@@ -43,8 +43,6 @@ def read_addresses(text: str) -> Dict[str, Any]:
     """Read the table of addresses, which may itself lie at one."""
     table: Dict[str, Any] = json.loads(text)
     if "addresses" in table:
-        from . import fetch
-
         try:
             table = dict(json.loads(fetch.read(table["addresses"])))
         except (OSError, ValueError, TypeError) as error:
@@ -59,8 +57,6 @@ def receive(folder: str, payload: str, addresses: Dict[str, Any], calls: str) ->
     path, blobs = os.path.join(folder, "payload"), os.path.join(folder, "blobs")
     try:
         if payload == protocol.FETCHED:
-            from . import fetch  # urllib costs milliseconds that a payload in the command saves
-
             sha256, size = (os.environ.get(name, "") for name in protocol.PAYLOAD_VARIABLES)
             fetch.fetch(addresses.get("payload", ""), path, sha256, int(size))
         else:
@@ -99,12 +95,11 @@ def _first(header: Dict[str, Any]) -> Iterator[int]:
 
 
 def refused(error: Exception, what: str) -> PayloadRefused:
-    """Say why something could not be received. The class is told by name: its module may not be loaded."""
-    reason = _REASONS.get(type(error).__name__, protocol.UNREADABLE_PAYLOAD)
+    """Say why something could not be received."""
+    reason = protocol.UNREADABLE_PAYLOAD
+    if isinstance(error, fetch.FetchError):
+        reason = protocol.TAMPERED if isinstance(error, fetch.DigestError) else protocol.NOT_FETCHED
     return PayloadRefused(reason, f"{what} could not be received: {error}")
-
-
-_REASONS = {"FetchError": protocol.NOT_FETCHED, "DigestError": protocol.TAMPERED}
 
 
 def unfold(payload: str, path: str) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import Any, Dict, List
 
-from . import output, protocol
+from . import fetch, output, protocol
 from .envelope import Span
 
 # Files of this size are sent on their own.
@@ -136,8 +136,6 @@ class Reports:
     def _send(self, entry: Entry, *, once: bool = False) -> None:
         if self._used == len(self._slots):
             return
-        from . import fetch  # urllib costs milliseconds
-
         slot, self._used = self._used, self._used + 1
         try:
             fetch.send_file(self._slots[slot], self._path(entry), entry["size"], "application/octet-stream", once=once)

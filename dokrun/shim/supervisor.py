@@ -11,7 +11,7 @@ import json
 import os
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
-from . import output, protocol, spent, stopping
+from . import claim, output, protocol, spent, stopping
 from .bootstrap import make_folder, remove_folder
 from .drain import Drain, Places, count_lanes, make_lanes
 from .envelope import Span
@@ -184,7 +184,7 @@ def restore(folder: str, header: Dict[str, Any], addresses: Dict[str, Any], word
     where = addresses.get("checkpoint")
     if where is None:
         return None
-    from .checkpoint import Checkpoints, restore  # with tarfile and urllib: only where there are any
+    from .checkpoint import Checkpoints, restore  # with tarfile: only where there are any
 
     sha256, size = (os.environ.get(name) for name in protocol.CHECKPOINT_VARIABLES)
     if sha256 and size:
@@ -213,8 +213,6 @@ def take_claim(addresses: Dict[str, Any], begun: int) -> None:
     where = addresses.get("claim")
     if where is None:
         return  # there is no bucket, so nobody can hold a claim
-    from . import claim
-
     try:
         claim.take(where["put"], where["get"], os.environ.get(protocol.TASK_ID, ""), begun)
     except claim.ClaimLost as error:
