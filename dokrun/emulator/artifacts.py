@@ -17,6 +17,7 @@ from dokrun.emulator.task import TaskRecord
 # The service keeps them this long, and collects no more than this.
 LIFETIME = timedelta(hours=72)
 LARGEST_BYTES = 20 * 10**9
+_PIECE_BYTES = 1 << 20
 
 
 class TooLarge(OSError):
@@ -48,6 +49,7 @@ class Artifacts:
         aside = path.with_suffix(".part")
         # Stored as it is: what counts here is that it is a tar.gz, not how small it is.
         with tarfile.open(aside, "w:gz", compresslevel=0) as archive:
+            archive.copybufsize = _PIECE_BYTES  # type: ignore[attr-defined]  # typeshed lacks it
             archive.add(content, arcname=".")
         aside.replace(path)
         now = self._clock.now()

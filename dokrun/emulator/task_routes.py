@@ -183,7 +183,13 @@ class TaskRoutes:
         return None if problem is None else answers.error(403, problem)
 
 
+class _File(FileResponse):
+    """A file, in large pieces: each of them is read in a thread."""
+
+    chunk_size = 1 << 20
+
+
 def _file(path: Path, name: str, media_type: str) -> Response:
     if not path.is_file():
         raise HTTPException(404, "the file is gone")
-    return FileResponse(path, media_type=media_type, filename=name)
+    return _File(path, media_type=media_type, filename=name)

@@ -30,6 +30,8 @@ _OWN = re.compile(rf"{re.escape(protocol.MANIFEST)}|{re.escape(protocol.REPORTS_
 _MOST_RESULTS = 1_000_000
 _MOST_MEMBERS = 4_000_000
 _MOST_BYTES = 64 * 2**30
+# How much is read at a time. tarfile's own choice makes 256 MiB twenty-six thousand pieces.
+_READ_BYTES = 1 << 20
 # tarfile holds all that belongs to one header in memory: long names, attributes, where the holes of a file are.
 _LONGEST_HEADER_BYTES = 256 << 10
 # What a header says of all members after it is kept to the end.
@@ -147,7 +149,10 @@ def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
     """Read an archive once, from its beginning to its end; an OSError is this machine's, and never the archive's."""
     try:
         # tarfile's own way to read gzip would look neither for its end nor at its checksum.
-        with gzip.open(archive) as unpacked, tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Header) as opened:
+        with (
+            gzip.open(archive) as unpacked,
+            tarfile.open(fileobj=unpacked, mode="r|", tarinfo=_Header, bufsize=_READ_BYTES) as opened,
+        ):
             yield opened
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, ValueError, OverflowError) as error:
         raise ArchiveError(str(error) or type(error).__name__) from error
@@ -170,7 +175,7 @@ def _each(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 def _read_to_end(opened: tarfile.TarFile) -> None:
     """See that the archive is whole: its checksum is behind the padding."""
     padding = 0
-    while chunk := opened.fileobj.read(1 << 20):
+    while chunk := opened.fileobj.read(_READ_BYTES):
         _check_total(padding := padding + len(chunk))
         if chunk.strip(b"\0"):
             raise ArchiveError("something follows its end")
@@ -191,7 +196,7 @@ def _write(path: Path, source: IO[bytes], mode: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW
     with os.fdopen(os.open(path, flags, mode), "wb") as file:
-        shutil.copyfileobj(source, file, 1 << 20)
+        shutil.copyfileobj(source, file, _READ_BYTES)
 
 
 def _link(first: Path, other: Path) -> bool:
