@@ -17,7 +17,7 @@ from dokrun.errors import NotSerializable
 from dokrun.given import File, Put, path_of, value_of
 from dokrun.living import kept
 from dokrun.payload.cached import Cached, is_cached, stands_alone
-from dokrun.shim import tensors
+from dokrun.shim.beside import Beside
 from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 
 # A search that tries to pickle every part of a value: deep enough to name what a person can find, and never endless.
@@ -136,16 +136,15 @@ class Pickler(cloudpickle.CloudPickler):  # type: ignore[misc]  # cloudpickle ha
         super().__init__(file, **options)
         self._serializer = serializer
         self._modules = serializer.modules
-        self._storages = tensors.storages()
+        self._beside = Beside(bring_home=False)
 
     def reducer_override(self, value: Any) -> Any:
         """Tell how a value is pickled."""
         if isinstance(value, (Put, File)):
             return self._serializer.place(value)
-        if isinstance(value, self._storages):
-            found = tensors.reduce(value, bring_home=False)
-            if found is not NotImplemented:
-                return found
+        found = self._beside.reduce(value)
+        if found is not NotImplemented:
+            return found
         if isinstance(value, ModuleType):
             self._modules.add(value.__name__)
         elif isinstance(value, (type, FunctionType)) and isinstance(value.__module__, str):

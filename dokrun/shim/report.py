@@ -9,7 +9,8 @@ from typing import Any, Dict, List, Tuple
 
 import cloudpickle
 
-from . import envelope, protocol, tensors
+from . import envelope, protocol
+from .beside import Beside
 from .envelope import Segment
 
 Report = Tuple[Dict[str, Any], List[Segment]]
@@ -32,15 +33,12 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 
     def __init__(self, file: io.BytesIO, **options: Any) -> None:
         super().__init__(file, **options)
-        self._storages = tensors.storages()
+        self._beside = Beside(bring_home=True)
 
     def reducer_override(self, value: Any) -> Any:
         """Tell how a value is pickled."""
-        if isinstance(value, self._storages):
-            found = tensors.reduce(value, bring_home=True)
-            if found is not NotImplemented:
-                return found
-        return super().reducer_override(value)
+        found = self._beside.reduce(value)
+        return super().reducer_override(value) if found is NotImplemented else found
 
 
 def dumps(value: Any, **options: Any) -> bytes:
