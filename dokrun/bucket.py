@@ -9,10 +9,11 @@ import email.utils
 import functools
 import hashlib
 import io
+import tempfile
 import time
 import urllib.parse
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -22,9 +23,10 @@ import botocore.exceptions
 import botocore.loaders
 import botocore.session
 
-from dokrun import keys, redact
+from dokrun import compression, keys, redact
 from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import ConfigError, StorageError
+from dokrun.shim import protocol
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -71,13 +73,16 @@ class Bucket:
     Args:
         settings: which one.
         patience_s: how long an answer may keep silent before it is asked for again, in seconds.
+        near: whether it lies on this machine, so that nothing is compressed for it; its address tells if nothing else.
     """
 
-    def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S, near: bool | None = None) -> None:
         self.name = settings.name
         # When some objects were last seen there, by the monotonic clock.
         self._seen: dict[str, float] = {}
         try:
+            host = urllib.parse.urlsplit(settings.endpoint_url or "").hostname
+            self._near = host in LOOPBACK if near is None else near
             self._s3 = self._client(settings, patience_s)
         except ValueError:
             # The error's text would show the address, and with it whatever password stands in it.
@@ -128,7 +133,7 @@ class Bucket:
 
         What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever. What has lain
         there for a week is sent again: `dokrun gc` goes by the time at which an object was stored. What was seen there
-        `good_for_s` ago is not looked for again.
+        `good_for_s` ago is not looked for again. It may lie there compressed, and says so then (`protocol.UNPACKED`).
         """
         if time.monotonic() < self._seen.get(key, 0.0) + good_for_s:
             return False
@@ -152,11 +157,26 @@ class Bucket:
         return True
 
     def _send(self, key: str, data: bytes | memoryview, sha256: str) -> None:
-        reader = _Reader(data, hashlib.sha256)
+        view = memoryview(data).cast("B")
+        if not self._near and compression.pays(view):
+            with suppress(OSError):  # there is no room for it on this machine
+                self._send_compressed(key, view, sha256)
+                return
+        reader = _Reader(view, hashlib.sha256)
         self._put(key, reader)
         if reader.digest() != sha256:
             self.delete(key)
-            raise StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
+            raise self._changed()
+
+    def _send_compressed(self, key: str, data: memoryview, sha256: str) -> None:
+        with tempfile.TemporaryFile(prefix="dokrun-") as file:
+            if compression.compress(data, file) != sha256:
+                raise self._changed()
+            file.seek(0)
+            self._put(key, file, Metadata={protocol.UNPACKED: str(data.nbytes)})
+
+    def _changed(self) -> StorageError:
+        return StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
 
     def claim(self, key: str, body: bytes) -> bytes | None:
         """Store a small object that nobody has stored yet. Returns None where this was the first, else what is there.
@@ -300,9 +320,9 @@ class Bucket:
             method, Params=parameters, ExpiresIn=int(ADDRESS_LIFETIME.total_seconds())
         )
 
-    def _put(self, key: str, reader: _Reader) -> None:
+    def _put(self, key: str, body: Any, **more: Any) -> None:
         with self._translated("put"):
-            self._s3.put_object(Bucket=self.name, Key=key, Body=reader)  # type: ignore[arg-type]  # a raw reader will do
+            self._s3.put_object(Bucket=self.name, Key=key, Body=body, **more)
 
     def _look(self, key: str) -> _There | None:
         with self._translated("look up"):
@@ -315,7 +335,9 @@ class Bucket:
                 raise
         date = told["ResponseMetadata"]["HTTPHeaders"].get("date")
         now = datetime.now(timezone.utc) if date is None else email.utils.parsedate_to_datetime(date)
-        return _There(told["ContentLength"], told["LastModified"], now - told["LastModified"])
+        unpacked = told.get("Metadata", {}).get(protocol.UNPACKED, "")
+        size = int(unpacked) if unpacked.isdecimal() else told["ContentLength"]
+        return _There(size, told["LastModified"], now - told["LastModified"])
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -340,7 +362,7 @@ class Bucket:
 
 
 class _There(NamedTuple):
-    """An object's size, when it was stored, and how long it has been there, by the store's own clock."""
+    """How large what an object holds is, when it was stored, and how long it has been there, by the store's clock."""
 
     size: int
     modified: datetime

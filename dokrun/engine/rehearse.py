@@ -36,7 +36,6 @@ from dokrun.options import Options
 from dokrun.payload import shim
 from dokrun.shim import protocol
 from dokrun.shim.envelope import pack
-from dokrun.shim.fetch import HERE
 
 # Where the payload lies in a container.
 _PAYLOAD = "/opt/dokrun-payload"
@@ -105,7 +104,7 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
     exit_code = run(
         image,
         entrypoint=shim.ENTRYPOINT,
-        command=shim.command(None, {"payload": f"{HERE}{_PAYLOAD}"}),
+        command=shim.command(None, {"payload": f"{protocol.HERE}{_PAYLOAD}"}),
         environment={**job.options.env, **_told(job, payload, "/opt/artifact")},
         given={_PAYLOAD: payload},
         left="/opt/artifact",
@@ -144,7 +143,7 @@ def _run(job: Job, folder: Path) -> int:
         **job.options.env,
         **_told(job, payload, str(folder / "artifact")),
     }
-    command = [sys.executable, "-u", "-c", *shim.command(None, {"payload": f"{HERE}{path}"})]
+    command = [sys.executable, "-u", "-c", *shim.command(None, {"payload": f"{protocol.HERE}{path}"})]
     process = subprocess.Popen(  # noqa: S603 - our own interpreter and file
         command,
         cwd=folder / "home",

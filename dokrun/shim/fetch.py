@@ -14,9 +14,10 @@ import io
 import os
 import threading
 import time
+import zlib
 from typing import Any, Callable, ContextManager, List, TypeVar
 
-from . import web
+from . import protocol, web
 
 T = TypeVar("T")
 
@@ -28,8 +29,6 @@ SHORT_TIMEOUT_S = 5.0
 CHUNK = 1 << 20
 LARGEST_TABLE = 64 << 20
 PARTIAL = 206
-# Begins the address of a file of this machine, as a rehearsal's payload is.
-HERE = "file://"
 PASSING = frozenset({408, 429, 500, 502, 503, 504})
 # A disk that is full stays so.
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -66,17 +65,41 @@ def fetch(
     with open(aside, "wb"):
         pass
     try:
-        if url.startswith(HERE):
-            with open(url[len(HERE) :], "rb") as source, open(aside, "wb") as file:
+        if url.startswith(protocol.HERE):
+            with open(url[len(protocol.HERE) :], "rb") as source, open(aside, "wb") as file:
                 file.write(source.read(size))
         else:
-            _Download(url, aside, size, timeout_s, alone_s).run()
+            download = _Download(url, aside, size, timeout_s, alone_s)
+            download.run()
+            if download.packed:
+                _unpack(url, aside, size)
         _verify(url, aside, sha256)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
             os.unlink(aside)
         raise
+
+
+def _unpack(url: str, path: str, size: int) -> None:
+    """Unpack a file where it lies, to no more than so many bytes."""
+    packed = f"{path}.packed"
+    os.replace(path, packed)
+    unpacker, left = zlib.decompressobj(), size
+    try:
+        with open(packed, "rb") as source, open(path, "wb") as file:
+            while chunk := unpacker.unconsumed_tail or source.read(CHUNK):
+                data = unpacker.decompress(chunk, CHUNK)
+                left -= len(data)
+                if left < 0:
+                    break
+                file.write(data)
+    except zlib.error:
+        left = -1
+    finally:
+        os.unlink(packed)
+    if left < 0:
+        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
 
 
 def _verify(url: str, path: str, sha256: str) -> None:
@@ -180,6 +203,8 @@ class _Download:
         self._alone_s = alone_s
         self._started = time.monotonic()
         self._shared = False
+        # Whether what lies there is compressed, which its answer tells; its size is another one then.
+        self.packed = False
         self._helpers: List[threading.Thread] = []
         self._trouble: List[BaseException] = []
 
@@ -211,6 +236,8 @@ class _Download:
         deadline = time.monotonic() + self._timeout_s + missing / SLOWEST_BYTES_PER_S
         with web.ask(self._url, self._timeout_s, fields=fields) as answer, open(self._path, "r+b") as file:
             answer.until = deadline
+            if not self.packed and protocol.UNPACKED_FIELD in answer.fields:
+                self._see_packed(answer, part)
             self._check(answer, part)
             file.seek(part.at)
             while part.at < part.end and not self._trouble:
@@ -220,6 +247,13 @@ class _Download:
                 part.at += file.write(chunk[: part.end - part.at])
                 if not self._shared and answer.fields.get("accept-ranges") == "bytes":
                     self._share(part)
+
+    def _see_packed(self, answer: web.Answer, part: _Part) -> None:
+        """Take note of how much there is to be fetched, where that is compressed: no more than what it unpacks to."""
+        if answer.status == PARTIAL or answer.left is None or answer.left > self._size:
+            raise DigestError(f"{self._url.partition('?')[0]}: {OTHERS}")
+        self.packed, part.at = True, 0
+        self._size = part.end = answer.left
 
     def _check(self, answer: web.Answer, part: _Part) -> None:
         """See that an answer is what was asked for, before any of it is written."""

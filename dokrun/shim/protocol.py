@@ -107,6 +107,11 @@ OWN_DIR = ".dokrun"
 MANIFEST = OWN_DIR + "/outcome.json"
 REPORTS_DIR = OWN_DIR + "/reports"
 
+# Begins the address of a file of this machine, as a rehearsal's payload is.
+HERE = "file://"
+# What an object of the bucket says of itself where it is compressed: how large it is unpacked; and so does its answer.
+UNPACKED = "dokrun-size"
+UNPACKED_FIELD = f"x-amz-meta-{UNPACKED}"
 # Between a session and its client no body is much larger than this: the service's proxy may refuse it.
 PIECE_BYTES = 8 << 20
 # A text of more digits is no number of ours.
