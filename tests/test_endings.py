@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import sqlite3
 import sys
@@ -53,6 +54,21 @@ def test_a_running_call_that_somebody_else_cancels_is_not_tried_again(client: Cl
     assert isinstance(error, dok.TaskFailed)
     assert (error.status, error.ran, error.attempt) == ("canceled", "yes", 1)
     assert chores.started(starts) == 1
+
+
+@pytest.mark.usefixtures("account")
+def test_what_somebody_else_is_cancelling_is_not_said_to_go_on(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts = tmp_path / "starts"
+    future = chores.stay(starts, tmp_path / "gate")
+    wait_for(lambda: chores.started(starts) == 1)
+    caplog.set_level(logging.DEBUG, "dokrun")
+    client.tasks.cancel(str(future.task_id))
+    future.cancel()
+    wait_for(lambda: any("/cancel/ -> 403" in told for told in caplog.messages))
+    wait_for(lambda: client.tasks.get(str(future.task_id)).ended)
+    assert not [told for told in caplog.messages if "could not cancel" in told]
 
 
 @pytest.mark.usefixtures("account")

@@ -49,7 +49,7 @@ class Ending:
         try:
             self._parts.client.tasks.cancel(task_id)
         except (errors.Forbidden, errors.NotFound) as error:
-            if self._is_over(task_id):
+            if self._is_ending(task_id):
                 self._ended, self._by_us = task_id, False
             else:
                 _not_ended(task_id, progress, error)
@@ -67,13 +67,15 @@ class Ending:
         else:
             self._given_up = attempt
 
-    def _is_over(self, task_id: str) -> bool:
+    def _is_ending(self, task_id: str) -> bool:
+        """Tell whether a task has ended, or is about to since somebody else has cancelled it."""
         try:
-            return self._parts.client.tasks.get(task_id).ended
+            task = self._parts.client.tasks.get(task_id)
         except errors.NotFound:
             return True
         except errors.ApiError:
             return False
+        return task.ended or task.canceled_at is not None
 
 
 def _not_ended(task_id: str, progress: Progress, error: errors.ApiError) -> None:
