@@ -132,8 +132,8 @@ def make_folder() -> str:
     Raises:
         OSError: there is no place for one.
     """
-    for place in (os.environ.get("TMPDIR", ""), "/tmp", "/var/tmp", os.getcwd()):  # noqa: S108
-        folder = os.path.join(place, f"dokrun-{os.urandom(8).hex()}")
+    for place in (os.environ.get("TMPDIR") or "/tmp", "/tmp", "/var/tmp", "."):  # noqa: S108
+        folder = os.path.join(os.path.abspath(place), f"dokrun-{os.urandom(8).hex()}")
         try:
             os.mkdir(folder, 0o700)
         except OSError as error:
