@@ -392,6 +392,32 @@ def test_the_injected_command_fetches_verifies_and_runs_the_shim(container: Cont
     assert container.value() == "injected"
 
 
+def test_a_worker_looks_to_the_users_code_as_the_one_that_replaces_it(container: Container) -> None:
+    def look() -> Any:
+        import __main__
+
+        command = " ".join([*sys.argv, *getattr(sys, "orig_argv", [])])
+        names = sorted(name for name in vars(__main__) if not name.startswith("__"))
+        told = (
+            sys.argv,
+            names,
+            len(sys.path),
+            sys.stdin.read(),
+            any(name in os.environ for name in protocol.PAYLOAD_VARIABLES),
+        )
+        return told, os.getpid() == os.getpgid(0), "dokrun_shim.__main__" in command, os.getppid()
+
+    data = payload_of((look, ()), (lambda: os._exit(9), ()), (look, ()))
+    container.environment[protocol.PAYLOAD_SHA256] = hashlib.sha256(data).hexdigest()
+    done = bootstrap(container, None, payload=folded(data))
+    assert done.returncode == 0, done.stderr
+    assert [failure["reason"] for failure in container.failures().values()] == [protocol.EXITED]
+    first, later = container.values().values()
+    assert first == later
+    told, leads, tells, _ = first
+    assert (told[0], leads, tells) == (["-c"], True, False)
+
+
 def test_the_injected_command_runs_nothing_that_does_not_match(container: Container, site: Site) -> None:
     container.give(payload(lambda: 1))
     site.files["/forged"] = zlib.compress(pyz.build(with_code=True).data + b"x")

@@ -87,7 +87,7 @@ def fork(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
         os.environ.pop(name, None)
     # It is to look like one that was started anew, also to what the user's code may look at.
     sys.argv[1:] = map(str, ends)
-    sys.__dict__.pop("orig_argv", None)
+    del getattr(sys, "orig_argv", [])[1:]  # which Python 3.9 does not have
     main = sys.modules["__main__"] = type(sys)("__main__")
     exec(WAITING, vars(main))  # noqa: S102 - as it stands above
     sys.exit()
