@@ -135,7 +135,8 @@ class Bucket:
         there for a week is sent again: `dokrun gc` goes by the time at which an object was stored. What was seen there
         `good_for_s` ago is not looked for again. It may lie there compressed, and says so then (`protocol.UNPACKED`).
         """
-        if time.monotonic() < self._seen.get(key, 0.0) + good_for_s:
+        seen = self._seen.get(key)
+        if seen is not None and time.monotonic() < seen + good_for_s:
             return False
         sent = self._put_once(key, data, sha256)
         if good_for_s:

@@ -55,6 +55,16 @@ def test_what_nobody_can_change_on_its_way_is_not_hashed_once_more_to_be_signed(
         elsewhere.close()
 
 
+def test_what_was_seen_there_is_not_looked_for_again_as_long_as_that_is_good(
+    bucket: Bucket, faulty: FaultyStore, key: str
+) -> None:
+    assert bucket.put_once(key, DATA, SHA256, good_for_s=1e12), "nobody has seen it yet, however long that were good"
+    assert not bucket.put_once(key, DATA, SHA256, good_for_s=1e12)
+    assert [len(faulty.asked(method, f"*/{key}")) for method in ("HEAD", "PUT")] == [1, 1]
+    bucket.delete(key)
+    assert bucket.put_once(key, DATA, SHA256), "whoever has to know looks"
+
+
 @pytest.mark.parametrize(
     "fault",
     [
