@@ -12,7 +12,7 @@ import pytest
 from ported import OK, Inside, inside
 from waiting import PATIENCE_S, wait_for
 
-from dokrun.api import pool, reply
+from dokrun.api import pool
 from dokrun.api.pool import Broken, NotConnected, Pool
 from dokrun.errors import ConfigError
 
@@ -303,6 +303,6 @@ def test_no_proxy_leads_to_this_machine_or_to_where_none_shall(monkeypatch: pyte
 
 
 def test_what_is_too_large_is_not_held(inside: Inside, to_inside: Pool) -> None:
-    size = reply.LARGEST_BODY_BYTES
+    size = pool.LARGEST_BODY_BYTES
     inside.answers["/base/x"] = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     assert post(to_inside) == (200, bytes(size)), "so much may be"

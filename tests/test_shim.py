@@ -439,7 +439,7 @@ def test_the_archive_is_reproducible_and_small() -> None:
     text, code = (pyz.build(with_code=with_code) for with_code in (False, True))
     # It may ride in an argument of its own, beside the payload's. Linux takes none over 128 KiB, and base 64 makes four
     # bytes of three, so 96 KiB is the wall.
-    assert text.packed.size < 72 * 1024
+    assert text.packed.size < 76 * 1024
     assert code.packed.size < 350 * 1024, "a container fetches it in a seventieth of a second"
     for shim_, suffixes in ((text, {".py"}), (code, {".py", ".pyc"})):
         names = {Path(name) for name in zipfile.ZipFile(BytesIO(shim_.data)).namelist()}

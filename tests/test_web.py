@@ -23,8 +23,10 @@ from cryptography.x509.oid import NameOID
 from waiting import PATIENCE_S
 
 from dokrun.shim import web
+from dokrun.shim.reply import Cut, TooLarge
 
 BRIEFLY_S = 0.3
+LIMIT = 1000
 
 
 class Server:
@@ -87,12 +89,15 @@ def serve(servers: ExitStack, *answers: bytes | list[bytes], **more: Any) -> Ser
     return server
 
 
-def whole(answer: web.Answer, most: int = web.MOST) -> bytes:
-    data = b""
+def whole(answer: web.Answer, most: int = 0) -> bytes:
+    """Read all of it at once, or at most so many bytes at a time."""
     with answer:
-        while some := answer.read(most):
-            data += some
-        assert answer.read(most) == b""
+        if not most:
+            return bytes(answer.whole(LIMIT))
+        data, some = b"", memoryview(bytearray(most))
+        while count := answer.read_into(some):
+            data += some[:count]
+        assert answer.read_into(some) == 0
     return data
 
 
@@ -108,7 +113,7 @@ WHOLE = {
 
 
 @pytest.mark.parametrize("answer", WHOLE.values(), ids=WHOLE)
-@pytest.mark.parametrize("most", [1, 4, 1000])
+@pytest.mark.parametrize("most", [0, 1, 4, 1000])
 @pytest.mark.parametrize("byte_by_byte", [True, False])
 def test_a_body_is_read_however_it_is_framed(
     servers: ExitStack, answer: bytes, most: int, *, byte_by_byte: bool
@@ -128,12 +133,31 @@ CUT = {
     "a chunk without an end": CHUNKED + b"3\r\n0123456\r\n0\r\n\r\n",
     "a chunk of no size": CHUNKED + b"x\r\n012\r\n0\r\n\r\n",
     "a head without end": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000,
+    "no status": OK.replace(b"200", b"2000"),
+    "another HTTP": OK.replace(b"HTTP/1.1", b"HTTP/2"),
+    "no field": OK.replace(b": 10", b""),
+    "no length": OK.replace(b" 10", b" +10"),
+    "a length without end": OK.replace(b" 10", b" 1" + b"0" * 10_000),
+    "an unknown coding": CHUNKED.replace(b"chunked", b"gzip, chunked") + b"0\r\n\r\n",
 }
 
 
 @pytest.mark.parametrize("answer", CUT.values(), ids=CUT)
 def test_what_is_cut_is_no_answer(servers: ExitStack, answer: bytes) -> None:
-    with pytest.raises(OSError, match=r"cut|no HTTP|reset"):
+    with pytest.raises(OSError, match=r"cut|no HTTP|reset|too long|unknown|broken"):
+        whole(web.ask(serve(servers, answer).url, PATIENCE_S))
+
+
+LARGE = {
+    "a length": b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n" + bytes(1001),
+    "chunks": CHUNKED + (b"1ff\r\n" + bytes(0x1FF) + b"\r\n") * 2 + b"0\r\n\r\n",
+    "until its end": b"HTTP/1.0 200 OK\r\n\r\n" + bytes(1001),
+}
+
+
+@pytest.mark.parametrize("answer", LARGE.values(), ids=LARGE)
+def test_more_than_is_wanted_is_not_held(servers: ExitStack, answer: bytes) -> None:
+    with pytest.raises(TooLarge, match="more than 1000 bytes"):
         whole(web.ask(serve(servers, answer).url, PATIENCE_S))
 
 
@@ -165,7 +189,7 @@ def test_a_get_goes_to_where_it_is_sent_and_a_put_does_not(servers: ExitStack) -
 
 def test_a_circle_is_left(servers: ExitStack) -> None:
     server = serve(servers, *[moved("/a")] * 20)
-    with pytest.raises(web.Cut):
+    with pytest.raises(Cut):
         web.ask(f"{server.url}/a", PATIENCE_S)
     assert len(server.heard) == web.HOPS
 
@@ -194,8 +218,9 @@ def test_what_is_sent_arrives(servers: ExitStack, tmp_path: Path, kind: str, siz
 def test_who_refuses_before_all_was_sent_is_heard_all_the_same(servers: ExitStack) -> None:
     server = serve(servers, b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\n\r\n")
     body = io.BytesIO(bytes(50_000_000))
-    with pytest.raises(OSError, match=r"HTTP 403|reset|cut"):
+    with pytest.raises(web.HttpError, match="HTTP 403"):
         web.ask(server.url, PATIENCE_S, method="PUT", fields=(("Content-Length", "50000000"),), body=body)
+    assert len(server.heard[0]) < len(body.getvalue())
 
 
 def certified(folder: Path) -> tuple[ssl.SSLContext, Path]:
@@ -225,7 +250,7 @@ ASK = """
 import sys
 from dokrun.shim import web
 with web.ask(sys.argv[1], 60) as answer:
-    print(answer.read().decode())
+    print(answer.whole(100).decode())
 """
 
 

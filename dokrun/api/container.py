@@ -14,8 +14,7 @@ from typing import Any
 import httpx
 
 from dokrun import errors, redact
-from dokrun.api.pool import Broken, NotConnected, Pool
-from dokrun.api.reply import Answer
+from dokrun.api.pool import Answer, Broken, NotConnected, Pool
 from dokrun.config import LOOPBACK
 from dokrun.secret import Secret
 from dokrun.shim import seal

@@ -13,17 +13,27 @@ import socket
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import httpx
 
-from dokrun.api.reply import Answer, Malformed, Replies
 from dokrun.api.transport import goes_straight
 from dokrun.errors import ConfigError
+from dokrun.shim.reply import Reply
 
 # How long a connection may take to be made.
 CONNECT_S = 10.0
 # What is smaller goes with its head, in one packet.
 _JOINED_BYTES = 64 << 10
+LARGEST_BODY_BYTES = 64 << 20
+
+
+class Answer(NamedTuple):
+    """What came back, whoever it is from; the names of fields in lower case."""
+
+    status: int
+    fields: dict[str, str]
+    body: bytearray
 
 
 class NotConnected(Exception):
@@ -39,22 +49,23 @@ class _Line:
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
-        self._replies = Replies(connection)
+        self._reply = Reply(connection)
 
     def ask(self, head: bytes, body: bytes | memoryview, timeout_s: float) -> Answer:
-        """Send a request, and read its answer. Raises OSError and Malformed."""
+        """Send a request, and read its answer. Raises OSError."""
         self._socket.settimeout(timeout_s)
         if len(body) < _JOINED_BYTES:
             self._socket.sendall(head + body)
         else:
             self._socket.sendall(head)
             self._socket.sendall(body)
-        return self._replies.read(timeout_s)
+        self._reply.begin(timeout_s)
+        return Answer(self._reply.status, self._reply.fields, self._reply.whole(LARGEST_BODY_BYTES))
 
     @property
     def goes_on(self) -> bool:
         """Whether it takes another request."""
-        return self._replies.goes_on
+        return self._reply.goes_on
 
     def close(self) -> None:
         """End it."""
@@ -104,7 +115,7 @@ class Pool:
             line, kept = self._line()
             try:
                 answer = line.ask(head, body, timeout_s)
-            except (OSError, Malformed) as error:
+            except OSError as error:
                 line.close()
                 if kept and not isinstance(error, TimeoutError):
                     continue  # it was closed while nobody looked, as all of them may have been

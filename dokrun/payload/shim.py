@@ -5,13 +5,14 @@ from __future__ import annotations
 import base64
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 
 from dokrun.payload.pyz import build
 from dokrun.payload.strip import strip
-from dokrun.shim import bootstrap, protocol, web
+from dokrun.shim import bootstrap, protocol, reply, web
 
 # The image may have Python under either name. `$0` is the first word of the command, which is the script below.
 ENTRYPOINT = (
@@ -34,9 +35,10 @@ PATIENCE_S = 60.0
 @functools.cache
 def _program() -> tuple[str, str]:
     """Tell the program that brings the shim: what comes before the first worker is started, and what comes after it."""
-    before = _text(bootstrap).partition("from .web import ask\n")[0]
-    # What it begins with holds for the whole program.
-    return before, _text(web).replace("from __future__ import annotations\n", "")
+    before = _text(bootstrap).partition("from .web import")[0]
+    # What one module imports from another stands before it here; what the first begins with holds for all of them.
+    after = "".join(map(_text, (reply, web)))
+    return before, re.sub(r"^from (\.|__future__).*\n", "", after, flags=re.MULTILINE)
 
 
 def _text(module: ModuleType) -> str:

@@ -194,11 +194,8 @@ def fetched(patience_s: float) -> bytes:
 
 def fetched_once(url: str, patience_s: float) -> bytes:
     """Try once to fetch it. Raises OSError."""
-    data = b""
     with ask(url, patience_s) as answer:
-        while len(data) < LARGEST and (part := answer.read()):
-            data += part
-    return data
+        return bytes(answer.whole(LARGEST))
 
 
 # In the command, the text of that module stands in place of this line, and before it the first worker is started.

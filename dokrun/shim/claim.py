@@ -11,7 +11,7 @@ import os
 import time
 from typing import Any, Callable, Dict, Optional
 
-from . import fetch, web
+from . import web
 
 ATTEMPTS = 6
 FIRST_PAUSE_S = 0.5
@@ -76,7 +76,8 @@ def _open(ask: Callable[[], web.Answer]) -> bytes:
             time.sleep(pause_s)
             pause_s *= 2
         try:
-            return fetch.read_all(ask(), LARGEST_BYTES)
+            with ask() as answer:
+                return bytes(answer.whole(LARGEST_BYTES))
         except web.HttpError as error:
             if error.status not in PASSING:
                 raise

@@ -17,7 +17,7 @@ import time
 import zlib
 from typing import Any, Callable, ContextManager, List, TypeVar
 
-from . import protocol, web
+from . import protocol, reply, web
 
 T = TypeVar("T")
 
@@ -125,7 +125,7 @@ def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
                 break
         except OSError as error:
             problem = str(error) or type(error).__name__
-            if error.errno in FULL:
+            if error.errno in FULL or isinstance(error, reply.TooLarge):
                 break
         if attempt < attempts:
             time.sleep(pause_s)
@@ -135,7 +135,12 @@ def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
 
 def read(url: str, limit: int = LARGEST_TABLE, timeout_s: float = READ_TIMEOUT_S) -> bytes:
     """Read what nobody has announced the digest of, at most `limit` bytes. Raises FetchError."""
-    return repeated(url, lambda: read_all(web.ask(url, timeout_s), limit))
+
+    def once() -> bytes:
+        with web.ask(url, timeout_s) as answer:
+            return bytes(answer.whole(limit))
+
+    return repeated(url, once)
 
 
 def send(url: str, data: bytes, kind: str) -> None:
@@ -168,17 +173,6 @@ def _send(
                 pass
 
     repeated(url, once, attempts)
-
-
-def read_all(answer: web.Answer, limit: int) -> bytes:
-    """Read a whole answer of at most `limit` bytes. Raises OSError."""
-    data = bytearray()
-    with answer:
-        while chunk := answer.read(CHUNK):
-            data += chunk
-            if len(data) > limit:
-                raise FetchError(f"more than {limit} bytes")
-    return bytes(data)
 
 
 class _Part:
@@ -240,11 +234,12 @@ class _Download:
                 self._see_packed(answer, part)
             self._check(answer, part)
             file.seek(part.at)
+            chunk = memoryview(bytearray(min(CHUNK, part.end - part.at)))
             while part.at < part.end and not self._trouble:
-                chunk = answer.read(CHUNK)
-                if not chunk:
-                    raise web.Cut("the answer is cut")
-                part.at += file.write(chunk[: part.end - part.at])
+                count = answer.read_into(chunk)
+                if not count:
+                    raise reply.Cut("the answer is cut")
+                part.at += file.write(chunk[: min(count, part.end - part.at)])
                 if not self._shared and answer.fields.get("accept-ranges") == "bytes":
                     self._share(part)
 
@@ -264,7 +259,7 @@ class _Download:
             part.at = 0  # then it begins again
         missing = part.end - part.at
         if answer.left is not None and answer.left < missing:
-            raise web.Cut("the answer is cut")
+            raise reply.Cut("the answer is cut")
         if answer.left is not None and answer.left > missing:
             raise DigestError(f"{where}: {OTHERS}")
 

@@ -10,11 +10,10 @@ from __future__ import annotations
 
 import functools
 import socket
-import time
 from typing import IO, Any
 
-LONGEST_HEAD = 64 << 10
-MOST = 1 << 20
+from .reply import Cut, Reply
+
 HOPS = 5
 MOVED = (301, 302, 303, 307, 308)
 GOOD = range(200, 300)
@@ -28,84 +27,16 @@ class HttpError(OSError):
         self.status = status
 
 
-class Cut(OSError):
-    """What came is no whole HTTP answer."""
-
-
-class Answer:
-    """An answer whose head has come.
-
-    Attributes:
-        status: what it says first.
-        fields: what its head says, by names in lower case.
-        left: how many bytes of its body are still to come; None where it does not say.
-        until: when all of it has to have come, by the monotonic clock: a byte a second is no timeout of the socket's.
-    """
+class Answer(Reply):
+    """An answer whose head has come; leaving its block ends its connection."""
 
     def __init__(self, connection: socket.socket, timeout_s: float) -> None:
         """Read the head, within `timeout_s`. Raises OSError."""
-        self._socket = connection
-        self._timeout_s = timeout_s
-        self._held = b""
-        self.until = time.monotonic() + timeout_s
-        self.status = 100
-        while self.status < GOOD[0]:
-            first, *lines = self._before(b"\r\n\r\n").decode("latin-1").split("\r\n")
-            version, _, told = first.partition(" ")
-            if not (version.startswith("HTTP/1.") and told[:3].isdecimal()):
-                raise Cut("the answer is no HTTP")
-            self.status = int(told[:3])
-        self.fields = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-        # How much of a chunk is still to come, where it comes in chunks.
-        self._chunk = 0 if self.fields.get("transfer-encoding", "").lower() == "chunked" else None
-        size = self.fields.get("content-length", "")
-        self.left = int(size) if size.isdecimal() and self._chunk is None else None
-
-    def read(self, most: int = MOST) -> bytes:
-        """Read some of the body, as soon as there is any; nothing at its end. Raises OSError, where it is cut too."""
-        if self._chunk == 0:
-            self._begin_chunk()
-        most = min(size for size in (most, self._chunk, self.left) if size is not None)
-        data = self._held[:most] or (self._received(most) if most else b"")
-        self._held = self._held[len(data) :]
-        if most and not data and (self._chunk is not None or self.left is not None):
-            raise Cut("the answer is cut")
-        if self._chunk is not None:
-            self._chunk -= len(data)
-            if not self._chunk and self._before(b"\r\n"):
-                raise Cut("the answer is cut")
-        elif self.left is not None:
-            self.left -= len(data)
-        return data
-
-    def _begin_chunk(self) -> None:
-        try:
-            self._chunk = int(self._before(b"\r\n").partition(b";")[0], 16)
-        except ValueError:
-            raise Cut("the answer is cut") from None
-        if not self._chunk:
-            while self._before(b"\r\n"):
-                pass  # what is said of it afterwards
-            self._chunk, self.left = None, 0
-
-    def _before(self, mark: bytes) -> bytes:
-        while mark not in self._held:
-            more = self._received(MOST)
-            if not more or len(self._held) > LONGEST_HEAD:
-                raise Cut("the answer is cut")
-            self._held += more
-        text, _, self._held = self._held.partition(mark)
-        return text
-
-    def _received(self, most: int) -> bytes:
-        left_s = self.until - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("the answer comes too slowly")
-        self._socket.settimeout(min(left_s, self._timeout_s))
-        return self._socket.recv(most)
+        super().__init__(connection)
+        self.begin(timeout_s)
 
     def __enter__(self) -> Answer:  # noqa: PYI034 - Python 3.9 has no `Self`
-        """Use it; leaving the block ends its connection."""
+        """Use it."""
         return self
 
     def __exit__(self, *_error: object) -> None:
