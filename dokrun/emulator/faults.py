@@ -54,7 +54,8 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             no JSON), "duplicate" (the effect happens twice), "alter" (one bit of a body is another; on a port only).
         method: which method; "*" is every one.
         path: which paths, as a pattern of `fnmatch`: below the API's own path, or of a port all of it.
-        occurrence: which of the requests that match, counted from 1; None is every one.
+        occurrence: which of the requests that match, counted from 1; None is every one. What happens to a request by a
+            rule is not counted by those that were added later.
         phase: "before" the effect, which then does not happen; "after" it; "during" it, which then goes on by itself
             and is committed `late_s` later; in the "body" of the answer, at byte `at_byte`. On a port the effect is
             that the container gets the request, none is "during" it, and "alter" is "before" it about the body of the
