@@ -53,6 +53,13 @@ def test_events_are_told_again_and_again_until_they_are_known_to_have_come() -> 
     assert box.empty
 
 
+def test_whoever_waits_is_told_all_that_comes_together() -> None:
+    box = Mail()
+    waiting = Waiting(box)
+    box.post(said(b"a"), said(b"b"), said(b"c", patient=True))
+    assert waiting.end() == [b"a", b"b", b"c"]
+
+
 def test_those_that_have_come_before_others_are_forgotten_too() -> None:
     box = Mail()
     for data in (b"a", b"b", b"c", b"d"):

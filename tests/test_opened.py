@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sites import Site, site
-from waiting import wait_for
+from waiting import PATIENCE_S, wait_for
 
 from dokrun.shim.blobs import Blobs
 from dokrun.shim.envelope import Span
@@ -19,6 +20,7 @@ from dokrun.shim.opened import Opened
 __all__ = ["site"]
 
 LANES = 2
+BRIEFLY_S = 0.2
 GIVEN = b"given"
 DIGEST = hashlib.sha256(GIVEN).hexdigest()
 
@@ -273,6 +275,18 @@ def test_quick_calls_of_several_jobs_are_given_out_together(world: World) -> Non
     assert world.over == []
     world.opened.done((1, 5))
     assert world.over == ["a", "b", "c", "d"]
+
+
+def test_those_that_come_together_are_taken_when_all_are_there(world: World) -> None:
+    taken: list[Span | None] = []
+    lane = threading.Thread(target=lambda: taken.append(world.opened.take(0, 100, QUICK)))
+    lane.start()
+    with world.opened.together():
+        for name in "abcdefgh":
+            world.add(name, 1)
+            lane.join(BRIEFLY_S / 8)
+    lane.join(PATIENCE_S)
+    assert taken == [(1, 5)]
 
 
 def test_of_calls_that_were_given_out_together_any_may_come_back(world: World) -> None:

@@ -9,13 +9,25 @@ import pytest
 from dokrun.shim.blobs import Blobs
 from dokrun.shim.envelope import pack
 from dokrun.shim.job import Job
-from dokrun.shim.mail import Mail
+from dokrun.shim.mail import Event, Mail
 from dokrun.shim.opened import Opened
 from dokrun.shim.post import Post
 
 SIZE = len(pack({"call": 1}, []))
 # How much is told at once: two reports.
 MOST = 2 * SIZE + 1
+
+
+class Box(Mail):
+    """Takes note of which calls are told of at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.posts: list[list[int]] = []
+
+    def post(self, *events: Event) -> None:
+        self.posts.append([event.told["call"] for event in events])
+        super().post(*events)
 
 
 class World:
@@ -26,7 +38,7 @@ class World:
         self.opened = Opened(1, Blobs(str(folder)))
         self.opened.listen(lambda _span, _failure: None, lambda _job: None)
         self.post = Post(str(folder), self.opened.job_of, MOST)
-        self.first, self.second = Mail(), Mail()
+        self.first, self.second = Box(), Box()
         header = {"job": "a", "calls": [{"count": 4, "timeout_s": 1}]}
         job = self.opened.add(header, "a", (), self.first)
         assert job is not None
@@ -65,6 +77,13 @@ def test_while_much_waits_to_be_taken_reports_are_not_held_but_fetched(world: Wo
     world.come(world.first, 2, 3, 4)
     assert world.post.all_taken
     assert list(world.folder.iterdir()) == []
+
+
+def test_the_reports_of_a_file_are_told_together_to_each_who_wants_to_know_of_them(world: World) -> None:
+    world.job.mails.append(world.second)
+    world.report(1, 2, 3)
+    world.post.failed((4, 5), {})
+    assert world.first.posts == world.second.posts == [[1, 2, 3], [4]]
 
 
 def test_for_somebody_who_is_not_heard_nothing_is_held_and_all_that_nobody_took_is_told_again(world: World) -> None:

@@ -110,9 +110,10 @@ class Requests:
                 with open(os.path.join(self._folder, "blobs", sha256), "rb") as file:
                     body = file.read()
             taken, start, view = [], 0, memoryview(body)
-            for end, header, segments in unpack_all(view):
-                taken.append(self._take(speaker, view[start:end], header, segments))
-                start = end
+            with self._opened.together():
+                for end, header, segments in unpack_all(view):
+                    taken.append(self._take(speaker, view[start:end], header, segments))
+                    start = end
             answered = speaker.answers[int(order)] = json.dumps({"taken": taken}).encode()
             if len(speaker.answers) > seal.WINDOW:
                 del speaker.answers[next(iter(speaker.answers))]

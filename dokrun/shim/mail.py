@@ -51,24 +51,29 @@ class Mail:
         self._woken = False
         self.away = False
 
-    def post(self, event: Event) -> None:
-        """Have something told."""
+    def post(self, *events: Event) -> None:
+        """Have something told, all of it at once."""
         with self._lock:
-            prints = event.told["kind"] == OUTPUT
-            if self.away or (prints and len(event.data) > PRINTED_BYTES):
-                return
-            self._last += 1
-            self._events[self._last] = event
-            if not event.patient:
-                self._pressing = self._last
-            if prints:
-                self._prints.append(self._last)
-                self._printed += len(event.data)
-                while self._printed > PRINTED_BYTES:
-                    self._remove(self._prints.popleft())
-            if not event.patient:
+            pressing = self._pressing
+            for event in () if self.away else events:
+                self._add(event)
+            if self._pressing != pressing:
                 self._pressed.notify_all()
             self._changed.notify_all()
+
+    def _add(self, event: Event) -> None:
+        prints = event.told["kind"] == OUTPUT
+        if prints and len(event.data) > PRINTED_BYTES:
+            return
+        self._last += 1
+        self._events[self._last] = event
+        if not event.patient:
+            self._pressing = self._last
+        if prints:
+            self._prints.append(self._last)
+            self._printed += len(event.data)
+            while self._printed > PRINTED_BYTES:
+                self._remove(self._prints.popleft())
 
     def after(self, number: int, wait_s: float, most_bytes: int) -> List[Tuple[int, Event]]:
         """Tell what comes after the event of a number, as soon as there is anything, but wait no longer than so long.

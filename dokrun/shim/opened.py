@@ -7,6 +7,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import bisect
 import collections
+import contextlib
 import itertools
 import threading
 import time
@@ -134,6 +135,12 @@ class Opened:
             self._changed.notify_all()
 
     # For those who bring them.
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Let those that are added in the block be taken when all are there: the first would be taken alone."""
+        with self._changed:
+            yield
 
     def add(
         self,

@@ -63,39 +63,43 @@ class Post:
             output.say(f"[dokrun] a report is lost: {error}")
 
     def _add(self, path: str, data: memoryview) -> None:
-        start, new = 0, set()
+        start, taken = 0, []
         try:
             for end, header, _ in unpack_all(data):
-                number, place = int(header["call"]), Place(path, start, end - start)
-                if self._tell(number, {"kind": "report", "size": place.size}, _inline(place, data), place):
-                    new.add(number)
+                place = Place(path, start, end - start)
+                what = {"kind": "report", "size": place.size}
+                taken += self._take(int(header["call"]), what, _inline(place, data), place)
                 start = end
         except EnvelopeError as error:
             output.say(f"[dokrun] a report is lost: {error}")
-        if not new:
+        finally:
+            _tell(taken)
+        if not taken:
             _remove(path)
 
     def failed(self, span: Span, failure: Dict[str, Any]) -> None:
         """Hear what became of calls that have no report."""
         for number in range(*span):
-            self._tell(number, {"kind": "failure", "failure": failure})
+            _tell(self._take(number, {"kind": "failure", "failure": failure}))
 
-    def _tell(self, number: int, told: Dict[str, Any], data: bytes = b"", place: Optional[Place] = None) -> bool:
+    def _take(
+        self, number: int, what: Dict[str, Any], data: bytes = b"", place: Optional[Place] = None
+    ) -> List[Tuple[Job, Event]]:
+        """Take what a call has come to. Gives what is to be told of it; nothing where that was known."""
         job = self._job_of(number)
         with self._lock:
             if number in job.told:
-                return False
+                return []
             job.told.add(number)
             inline = self._held + len(data) <= self._most_bytes and not all(mail.away for mail in job.mails)
-            event = job.event({**told, "call": number}, data if inline else b"")
+            event = job.event({**what, "call": number}, data if inline else b"")
             self._held += len(event.data)
             self._told[number] = (event, list(job.mails))
             self._jobs[number] = (job.id, job.packs.base)
             if place is not None:
                 self._places[number] = place
                 self._files.setdefault(place.path, set()).add(number)
-        job.post(event)
-        return True
+        return [(job, event)]
 
     def printed(self, call: bytes, text: bytes) -> None:
         """Hear what a call has printed."""
@@ -109,8 +113,7 @@ class Post:
     def reached(self, span: Span) -> None:
         """Hear that some calls have come to their end: of one that has told nothing, the report is gone."""
         message = "the function ended, and what it came to is gone: the report cannot be read, or was removed"
-        for number in range(*span):
-            self._tell(number, {"kind": "failure", "failure": protocol.failure(protocol.NOT_WRITTEN, "yes", message)})
+        self.failed(span, protocol.failure(protocol.NOT_WRITTEN, "yes", message))
 
     def come(self, events: List[Event], mail: Mail) -> None:
         """Forget what is known to have come to all who wanted to know it."""
@@ -152,8 +155,7 @@ class Post:
         mail.open()
         with self._lock:
             events = [event for event, mails in self._told.values() if mail in mails]
-        for event in events:
-            mail.post(event)
+        mail.post(*events)
 
     def read(self, number: int, at: int, most: int) -> bytes:
         """Read a piece of a report that nobody has taken yet. Raises KeyError and OSError."""
@@ -177,8 +179,7 @@ class Post:
             new = [self._told[number] for number, _ in mine if mail not in self._told[number][1]]
             for _, mails in new:
                 mails.append(mail)
-        for event, _ in new:
-            mail.post(event)
+        mail.post(*(event for event, _ in new))
         return [number - base for number, base in mine]
 
     @property
@@ -197,6 +198,16 @@ class Post:
                 if event.told["kind"] == "failure"
             ]
             return {"reports": entries, "calls": failures, "jobs": dict(self._jobs.values())}
+
+
+def _tell(taken: List[Tuple[Job, Event]]) -> None:
+    """Tell each who wants to know of it what there is, all at once: whoever waits for it is told with the first."""
+    told: Dict[Mail, List[Event]] = {}
+    for job, event in taken:
+        for mail in list(job.mails):
+            told.setdefault(mail, []).append(event)
+    for mail, events in told.items():
+        mail.post(*events)
 
 
 def _inline(place: Place, data: memoryview) -> bytes:
