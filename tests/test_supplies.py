@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from proxied import faulty, quick
 from storefaults import FaultyStore, StoreFault, expired
+from test_web import serve, servers
 
 import dokrun as dok
 from dokrun import keys
@@ -25,7 +27,7 @@ from dokrun.shim.envelope import Segment, segment_of
 from dokrun.shim.pending import Pending
 from dokrun.shim.supplies import Supplies
 
-__all__ = ["faulty", "quick"]
+__all__ = ["faulty", "quick", "servers"]
 
 LONG_BYTES = 5 * fetch.SMALLEST_PART
 
@@ -90,6 +92,16 @@ def test_a_part_that_breaks_goes_on_where_it_broke(faulty: FaultyStore, tmp_path
     assert path.read_bytes() == data
     begun = [begin_of(request.headers["Range"]) for request in faulty.asked("GET", "*") if "Range" in request.headers]
     assert any(start + 1000 in begun for start in begun)
+
+
+def test_a_file_that_breaks_begins_again_where_the_store_knows_no_ranges(servers: ExitStack, tmp_path: Path) -> None:
+    data, path = os.urandom(LONG_BYTES), tmp_path / "file"
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    # Other bytes than those that come then: of what was cut nothing stays.
+    server = serve(servers, head + bytes(LONG_BYTES // 2), head + data)
+    fetch.fetch(server.url, str(path), hashlib.sha256(data).hexdigest(), len(data))
+    assert path.read_bytes() == data
+    assert [b"\r\nRange: " in heard for heard in server.heard] == [False, True]
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def fetch(
     aside = f"{path}.{os.getpid()}.part"
     with open(aside, "wb"):
         pass
+    begun = _Begun()
     try:
         if url.startswith(protocol.HERE):
             with open(url[len(protocol.HERE) :], "rb") as source, open(aside, "wb") as file:
@@ -73,7 +74,10 @@ def fetch(
             download.run()
             if download.packed:
                 _unpack(url, aside, size)
-        _verify(url, aside, sha256)
+            else:
+                begun = download.begun
+        if begun.of_all(aside) != sha256:
+            raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -102,13 +106,32 @@ def _unpack(url: str, path: str, size: int) -> None:
         raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
 
 
-def _verify(url: str, path: str, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        for chunk in iter(lambda: file.read(CHUNK), b""):
-            digest.update(chunk)
-    if digest.hexdigest() != sha256:
-        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+class _Begun:
+    """The SHA-256 of a file's beginning, reckoned while the rest is still on its way.
+
+    Attributes:
+        at: how many bytes it is of.
+    """
+
+    def __init__(self) -> None:
+        self.at = 0
+        self._digest = hashlib.sha256()
+
+    def go_on(self, at: int, data: Any) -> None:
+        """Take what was written at a place, if it is the next, or the first."""
+        if at == 0:
+            self.at, self._digest = 0, hashlib.sha256()
+        if at == self.at:
+            self._digest.update(data)
+            self.at += len(data)
+
+    def of_all(self, path: str) -> str:
+        """Tell that of the whole file, of which only the rest is read."""
+        with open(path, "rb") as file:
+            file.seek(self.at)
+            for chunk in iter(lambda: file.read(CHUNK), b""):
+                self._digest.update(chunk)
+        return self._digest.hexdigest()
 
 
 def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:
@@ -199,6 +222,7 @@ class _Download:
         self._shared = False
         # Whether what lies there is compressed, which its answer tells; its size is another one then.
         self.packed = False
+        self.begun = _Begun()
         self._helpers: List[threading.Thread] = []
         self._trouble: List[BaseException] = []
 
@@ -239,7 +263,10 @@ class _Download:
                 count = answer.read_into(chunk)
                 if not count:
                     raise reply.Cut("the answer is cut")
-                part.at += file.write(chunk[: min(count, part.end - part.at)])
+                some = chunk[: min(count, part.end - part.at)]
+                file.write(some)
+                self.begun.go_on(part.at, some)
+                part.at += len(some)
                 if not self._shared and answer.fields.get("accept-ranges") == "bytes":
                     self._share(part)
 
