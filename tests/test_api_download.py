@@ -95,6 +95,42 @@ def test_it_begins_again_where_the_server_knows_no_ranges(tmp_path: Path) -> Non
     assert service.asked_ranges == [None, f"bytes={MIB}-"]
 
 
+@pytest.mark.parametrize("ranges", [True, False])
+@pytest.mark.parametrize("size", [1000, 100_000, 10 * MIB])
+def test_what_is_streamed_comes_once_whatever_breaks(*, ranges: bool, size: int) -> None:
+    service = Service(MIB + 17, 3 * MIB, ranges=ranges)
+    pieces = list(client_of(InChunks(service, size)).artifacts.stream(ID))
+    assert all(pieces)
+    assert b"".join(pieces) == CONTENT
+    assert service.cuts == 2
+
+
+def test_a_stream_that_is_not_taken_to_its_end_ends_its_connection() -> None:
+    body = Chunks(CONTENT, 1000)
+
+    def service(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "dok.test":
+            return httpx.Response(200, json={"url": "https://store.test/file"})
+        return httpx.Response(200, stream=body)
+
+    stream = client_of(httpx.MockTransport(service)).artifacts.stream(ID)
+    assert next(stream) == CONTENT[:1000]
+    stream.close()
+    assert body.closed
+
+
+def test_where_the_server_begins_again_and_has_less_it_is_another_file() -> None:
+    def service(request: httpx.Request) -> httpx.Response:
+        if request.url.host == "dok.test":
+            return httpx.Response(200, json={"url": "https://store.test/file"})
+        if "Range" in request.headers:
+            return httpx.Response(200, stream=httpx.ByteStream(b"less"))
+        return httpx.Response(200, stream=Piece(iter([CONTENT]), 1000, loud=True))
+
+    with pytest.raises(errors.InvalidAnswer, match="another part"):
+        list(client_of(httpx.MockTransport(service)).artifacts.stream(ID))
+
+
 def test_a_fresh_address_is_asked_for_when_it_broke(tmp_path: Path) -> None:
     service = Service(MIB)
     client_of(service).artifacts.download(ID, tmp_path / "a")
@@ -211,6 +247,10 @@ class Chunks(httpx.SyncByteStream):
 
     def __init__(self, body: bytes, size: int) -> None:
         self._body, self._size = body, size
+        self.closed = False
+
+    def close(self) -> None:
+        self.closed = True
 
     def __iter__(self) -> Iterator[bytes]:
         for start in range(0, len(self._body), self._size):
@@ -218,16 +258,17 @@ class Chunks(httpx.SyncByteStream):
 
 
 class InChunks(httpx.BaseTransport):
-    """Another service, whose bodies come in pieces of 100 kB."""
+    """Another service, whose bodies come in pieces of a size."""
 
-    def __init__(self, inner: httpx.BaseTransport) -> None:
+    def __init__(self, inner: httpx.BaseTransport, size: int = 100_000) -> None:
         self._inner = inner
+        self._size = size
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         response = self._inner.handle_request(request)
         if request.url.host == "dok.test" or not isinstance(response.stream, httpx.ByteStream):
             return response
-        stream = Chunks(b"".join(response.stream), 100_000)
+        stream = Chunks(b"".join(response.stream), self._size)
         return httpx.Response(response.status_code, headers=response.headers, stream=stream)
 
 

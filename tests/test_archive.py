@@ -15,8 +15,10 @@ from typing import NoReturn
 import pytest
 
 import dokrun as dok
-from dokrun.engine.archive import ArchiveError, extract_files, extract_own
+from dokrun.engine import archive
+from dokrun.engine.archive import ArchiveError
 from dokrun.engine.members import Content, Members
+from dokrun.shim import protocol
 
 Entry = tuple[tarfile.TarInfo, bytes]
 
@@ -39,6 +41,16 @@ def link(name: str, target: str) -> Entry:
 
 def hard_link(name: str, target: str) -> Entry:
     return member(name, tarfile.LNKTYPE, target)
+
+
+def extract_own(path: Path, folder: Path) -> Content:
+    with path.open("rb") as file:
+        return archive.extract_own(file, folder)
+
+
+def extract_files(path: Path, content: Content, folder: Path, names: set[str]) -> None:
+    with path.open("rb") as file:
+        archive.extract_files(file, content, folder, names)
 
 
 class Box:
@@ -399,3 +411,13 @@ def test_an_archive_with_more_padding_than_needed_or_none_is_whole(tmp_path: Pat
         box = Box(folder, file("f", b"first"))
         box.archive.write_bytes(gzip.compress(gzip.decompress(box.archive.read_bytes())[:1024] + padding))
         assert box.open() == {"f": b"first"}
+
+
+@pytest.mark.parametrize("size", [1, 7, 1 << 20])
+def test_an_archive_is_read_as_it_comes(tmp_path: Path, size: int) -> None:
+    box = Box(tmp_path, file("a", b"fine"), file(f"{protocol.REPORTS_DIR}/1", bytes(100_000)), link("b", "a"))
+    content, data = box.look(), box.archive.read_bytes()
+    pieces = archive.Pieces(data[at : at + size] for at in range(0, len(data), size))
+    assert archive.extract_own(io.BufferedReader(pieces), tmp_path / "as-it-comes") == content
+    [own] = [path for path in (tmp_path / "as-it-comes").rglob("*") if path.is_file()]
+    assert own.read_bytes() == bytes(100_000)

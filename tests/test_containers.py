@@ -282,7 +282,8 @@ def test_a_baked_shim_is_used_if_it_is_the_right_one_and_passed_over_if_not(
         progress=print,
     )
     (tmp_path / "out").mkdir()
-    extract_own(tmp_path / "artifact.tar.gz", tmp_path / "out")
+    with (tmp_path / "artifact.tar.gz").open("rb") as archive:
+        extract_own(archive, tmp_path / "out")
     assert (status == 0) is baked
     assert (tmp_path / "out" / protocol.MANIFEST).exists() is baked
 

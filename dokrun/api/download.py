@@ -8,7 +8,6 @@ import secrets
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import BinaryIO
 
 import httpx
 
@@ -41,30 +40,48 @@ def download(
         limit_bytes: more than this is refused.
         on_progress: told how far it is with every MiB and at the end; fewer than before where it had to begin again.
 
+    Raises as `stream` does.
+    """
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        with (
+            os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as file,
+            closing(stream(connection, address, limit_bytes=limit_bytes, on_progress=on_progress)) as pieces,
+        ):
+            file.writelines(pieces)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
+    return path
+
+
+def stream(
+    connection: Connection, address: Callable[[], str], *, limit_bytes: int, on_progress: Progress | None = None
+) -> Generator[bytes, None, None]:
+    """Yield what lies at an address, piece by piece, each byte once; it goes on where it broke.
+
+    The arguments are those of `download`. Whoever does not take all of it closes it.
+
     Raises:
         NoAnswer: it broke, more often than the connection's backoff allows without coming any further, or is too slow.
         InvalidAnswer: it is larger than `limit_bytes`, or another part came than was asked for.
         Refused: the service gives no address, or none that is good.
     """
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
-    failures, furthest, pace = 0, 0, _Pace(connection)
-    try:
-        with os.fdopen(os.open(aside, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600), "wb") as file:
-            while True:
-                try:
-                    _append(connection, _told(address), file, limit_bytes, on_progress or _ignore, pace=pace)
-                    break
-                # An address is good for a time that the service does not tell.
-                except (errors.NoAnswer, errors.Forbidden):
-                    failures = 0 if file.tell() > furthest else failures + 1
-                    furthest = max(furthest, file.tell())
-                    if pace.too_slow or failures >= connection.backoff.attempts:
-                        raise
-                    connection.backoff.sleep(connection.backoff.pause_s(max(1, failures)))
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-    return path
+    came, failures, pace = 0, 0, _Pace(connection)
+    while True:
+        before = came
+        try:
+            for piece in _rest(connection, _told(address), came, limit_bytes, on_progress or _ignore, pace=pace):
+                came += len(piece)
+                yield piece
+        # An address is good for a time that the service does not tell.
+        except (errors.NoAnswer, errors.Forbidden):
+            failures = 0 if came > before else failures + 1
+            if pace.too_slow or failures >= connection.backoff.attempts:
+                raise
+            connection.backoff.sleep(connection.backoff.pause_s(max(1, failures)))
+        else:
+            return
 
 
 def text(connection: Connection, address: Callable[[], str], *, limit_bytes: int) -> Generator[str, None, None]:
@@ -135,28 +152,36 @@ def _told(address: Callable[[], str]) -> str:
         raise errors.NoAnswer(str(error), method=error.method, path=error.path) from error
 
 
-def _append(
-    connection: Connection, url: str, file: BinaryIO, limit_bytes: int, on_progress: Progress, *, pace: _Pace
-) -> None:
-    with closing(connection.open(url, start=file.tell())) as response:
-        path = response.request.url.path
+def _rest(
+    connection: Connection, url: str, start: int, limit_bytes: int, on_progress: Progress, *, pace: _Pace
+) -> Iterator[bytes]:
+    """Yield what comes after so many bytes."""
+    with closing(connection.open(url, start=start)) as response:
+        path, at = response.request.url.path, start
         if response.status_code != httpx.codes.PARTIAL_CONTENT:
-            file.seek(0)  # the server does not know ranges, and begins again
-            file.truncate()
-        elif not response.headers.get("Content-Range", "").startswith(f"bytes {file.tell()}-"):
-            raise errors.InvalidAnswer(f"GET {path}: another part came than was asked for", method="GET", path=path)
+            at = 0  # the server does not know ranges, and begins again
+        elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
+            raise _another(path)
         length = _length(response)
-        expected = None if length is None else file.tell() + length
-        started = told = file.tell()
+        expected = None if length is None else at + length
+        told = began = at
         for chunk in pace.keep(chunks(response), path):
-            file.write(chunk)
-            _check_size(path, file.tell(), limit_bytes)
-            if file.tell() - told >= _PROGRESS_BYTES:
-                told = file.tell()
+            at += len(chunk)
+            _check_size(path, at, limit_bytes)
+            if at > start:
+                yield chunk[max(0, len(chunk) - (at - start)) :]
+            if at - told >= _PROGRESS_BYTES:
+                told = at
                 on_progress(told, expected)
-    _check_whole(path, file.tell(), expected)
-    if file.tell() != told or told == started:
-        on_progress(file.tell(), expected)
+    _check_whole(path, at, expected)
+    if at < start:
+        raise _another(path)
+    if at != told or told == began:
+        on_progress(at, expected)
+
+
+def _another(path: str) -> errors.InvalidAnswer:
+    return errors.InvalidAnswer(f"GET {path}: another part came than was asked for", method="GET", path=path)
 
 
 def _ignore(_so_far: int, _total: int | None) -> None:

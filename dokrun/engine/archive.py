@@ -8,6 +8,7 @@ folders are made last, when nothing more is written that could go through them.
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import re
 import shutil
@@ -42,7 +43,30 @@ class ArchiveError(Exception):
     """The archive is broken, or is not one that our container would make."""
 
 
-def extract_own(archive: Path, folder: Path) -> Content:
+class Pieces(io.RawIOBase):
+    """What comes piece by piece, to be read as a file."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._held = memoryview(b"")
+
+    def readable(self) -> bool:
+        """It is for nothing else."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what came next, as much as there is room for; nothing at the end."""
+        while not self._held:
+            piece = next(self._pieces, None)
+            if piece is None:
+                return 0
+            self._held = memoryview(piece)
+        count = min(len(buffer), len(self._held))
+        buffer[:count], self._held = self._held[:count], self._held[count:]
+        return count
+
+
+def extract_own(archive: IO[bytes], folder: Path) -> Content:
     """Write dokrun's own files from an archive below `folder`, which is new, and tell what else there is.
 
     Raises:
@@ -70,7 +94,7 @@ def extract_own(archive: Path, folder: Path) -> Content:
     return others.content(root)
 
 
-def extract_files(archive: Path, content: Content, folder: Path, names: set[str]) -> None:
+def extract_files(archive: IO[bytes], content: Content, folder: Path, names: set[str]) -> None:
     """Write some of the user's files, by their names in the artifact folder, below `folder`, which is new.
 
     They keep the permissions that they had, less what this process's umask takes away. Links to folders are made where
@@ -145,7 +169,7 @@ class _Short:
 
 
 @contextmanager
-def _opened(archive: Path) -> Iterator[tarfile.TarFile]:
+def _opened(archive: IO[bytes]) -> Iterator[tarfile.TarFile]:
     """Read an archive once, from its beginning to its end; an OSError is this machine's, and never the archive's."""
     try:
         # tarfile's own way to read gzip would look neither for its end nor at its checksum.

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from dokrun import errors
 from dokrun.api import Client
 from dokrun.api.models import Artifact, Task
 from dokrun.artifact import ArtifactFile
-from dokrun.engine.archive import ArchiveError, extract_files, extract_own
+from dokrun.engine.archive import ArchiveError, Pieces, extract_files, extract_own
 from dokrun.engine.members import Content
 from dokrun.engine.reports import Expected, NoOutcome, Numbered, read_outcomes
 
@@ -42,7 +44,7 @@ class TaskArtifact:
         return self.content.files
 
     def download(self, names: Sequence[str], folder: Path) -> None:
-        """Fetch some of the user's files into a folder, which is new; the archive lies beside it meanwhile.
+        """Fetch some of the user's files into a folder, which is new.
 
         Raises:
             ApiError: the service refused it or did not answer.
@@ -56,12 +58,11 @@ class TaskArtifact:
                 self.name,
                 _named(passed_over),
             )
-        with tempfile.TemporaryDirectory(prefix=".dokrun-", dir=folder.parent) as aside:
-            archive = self.client.artifacts.download(self.id, Path(aside) / "artifact.tar.gz")
-            try:
+        try:
+            with _coming(self.client, self.id) as archive:
                 extract_files(archive, self.content, folder, set(names))
-            except ArchiveError as error:
-                raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
+        except ArchiveError as error:
+            raise errors.InvalidAnswer(f"the artifact {self.id} cannot be read: {error}") from error
 
 
 def collect(
@@ -97,14 +98,18 @@ def collect(
 
 
 def _download(client: Client, artifact: Artifact, expected: Expected, folder: Path) -> TaskArtifact:
-    archive = folder / "artifact.tar.gz"
     try:
-        client.artifacts.download(artifact.id, archive)
-        return TaskArtifact(client, artifact.id, extract_own(archive, folder), expected.name)
+        with _coming(client, artifact.id) as archive:
+            return TaskArtifact(client, artifact.id, extract_own(archive, folder), expected.name)
     except ArchiveError as error:
         raise NoOutcome(f"and its artifact cannot be read ({error})") from error
-    finally:
-        archive.unlink(missing_ok=True)
+
+
+@contextmanager
+def _coming(client: Client, artifact_id: str) -> Iterator[IO[bytes]]:
+    """Read an archive as it comes: it is twice as large as what is in it, if it lies on the disk too."""
+    with closing(client.artifacts.stream(artifact_id)) as pieces:
+        yield io.BufferedReader(Pieces(pieces))
 
 
 def _not_fetched(expected: Expected, task: Task, why: str) -> errors.ResultNotFetched:

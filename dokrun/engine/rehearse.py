@@ -113,7 +113,8 @@ def _run_in_container(job: Job, settings: Settings, folder: Path) -> int:
         auth=credentials_of(settings, Reference.parse(image).host),
     )
     print(lines.rest(), end="")
-    extract_own(archive, folder / "artifact")
+    with archive.open("rb") as file:
+        extract_own(file, folder / "artifact")
     return exit_code
 
 

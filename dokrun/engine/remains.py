@@ -69,7 +69,8 @@ class Remains:
     def download(self, names: Sequence[str], folder: Path) -> None:
         """Write some of the user's files into a folder, which is new. Raises InvalidAnswer and OSError."""
         try:
-            extract_files(self.archive, self.content, folder, set(names))
+            with self.archive.open("rb") as archive:
+                extract_files(archive, self.content, folder, set(names))
         except ArchiveError as error:
             raise _broken(error) from error
 
@@ -102,7 +103,8 @@ def fetched(client: Client, artifact: Artifact) -> Iterator[Remains]:
         try:
             own.mkdir()
             archive = client.artifacts.download(artifact.id, Path(aside, "artifact.tar.gz"))
-            content = extract_own(archive, own)
+            with archive.open("rb") as file:
+                content = extract_own(file, own)
         except ArchiveError as error:
             raise _broken(error) from error
         except OSError as error:

@@ -76,8 +76,7 @@ def fetch(
                 _unpack(url, aside, size)
             else:
                 begun = download.begun
-        if begun.of_all(aside) != sha256:
-            raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+        _check(url, begun.of_all(aside), sha256)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -103,6 +102,11 @@ def _unpack(url: str, path: str, size: int) -> None:
     finally:
         os.unlink(packed)
     if left < 0:
+        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+
+
+def _check(url: str, found: str, sha256: str) -> None:
+    if found != sha256:
         raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from dokrun.api import models
-from dokrun.api.download import Progress, download
+from dokrun.api.download import Progress, download, stream
 from dokrun.api.resources.base import PAGE_SIZE, Resource, iterate_pages, segment
 
 # The service collects at most 20 GB.
@@ -63,3 +63,14 @@ class Artifacts(Resource):
             limit_bytes=limit_bytes,
             on_progress=on_progress,
         )
+
+    def stream(self, artifact_id: str, *, limit_bytes: int = LARGEST_ARTIFACT_BYTES) -> Generator[bytes, None, None]:
+        """Yield the artifact's tar.gz as it comes, each byte once; it goes on where it broke.
+
+        Args:
+            artifact_id: which.
+            limit_bytes: more than this is refused.
+
+        Raises as `download` does. Whoever does not take all of it closes it.
+        """
+        return stream(self._connection, lambda: self.download_url(artifact_id), limit_bytes=limit_bytes)
