@@ -16,6 +16,8 @@ from dokrun.shim.blobs import Blobs
 
 __all__ = ["site"]
 
+BRIEFLY_S = 0.1
+
 DATA = bytes(range(256)) * 8
 DIGEST = hashlib.sha256(DATA).hexdigest()
 
@@ -232,3 +234,24 @@ def test_pieces_that_overtake_one_another_wait_for_their_turn(tmp_path: Path) ->
         thread.join()
     assert (blobs.have([digest]), blobs.trouble([digest]), max(told)) == (True, "", 90)
     assert (tmp_path / digest).read_bytes() == data
+
+
+def test_what_lies_there_is_what_was_hashed_whoever_comes_for_the_same_place(tmp_path: Path) -> None:
+    blobs, data = Blobs(str(tmp_path)), bytes(range(90))
+    blobs.listen(lambda: None)
+    digest = hashlib.sha256(data).hexdigest()
+    blobs.need("a", {digest: [len(data), None]})
+    first = threading.Thread(target=blobs.put, args=(digest, 30, data[30:60]))
+    first.start()
+    wait_for(lambda: (tmp_path / digest).exists() and (tmp_path / digest).stat().st_size == 60)
+    # Its client sends it once more, and has changed it meanwhile; another piece overlaps.
+    others = [threading.Thread(target=blobs.put, args=(digest, at, bytes(30))) for at in (30, 45)]
+    for other in others:
+        other.start()
+        other.join(BRIEFLY_S)
+        assert other.is_alive()
+    blobs.put(digest, 0, data[:30])
+    for thread in (first, *others):
+        thread.join(PATIENCE_S)
+    assert blobs.put(digest, 60, data[60:]) == 90
+    assert (blobs.have([digest]), (tmp_path / digest).read_bytes()) == (True, data)

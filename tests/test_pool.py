@@ -306,3 +306,23 @@ def test_what_is_too_large_is_not_held(inside: Inside, to_inside: Pool) -> None:
     size = pool.LARGEST_BODY_BYTES
     inside.answers["/base/x"] = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size)
     assert post(to_inside) == (200, bytes(size)), "so much may be"
+
+
+INTO = {
+    "as much as there is room for": (b"Content-Length: 4\r\n\r\n0123", b"0123"),
+    "less": (b"Content-Length: 2\r\n\r\n01", b"01--"),
+    "nothing": (b"Content-Length: 0\r\n\r\n", b"----"),
+    "more": (b"Content-Length: 6\r\n\r\n012345", b"----"),
+    "nobody knows how much": (b"Transfer-Encoding: chunked\r\n\r\n2\r\n01\r\n0\r\n\r\n", b"----"),
+}
+
+
+@pytest.mark.parametrize(("said", "there"), INTO.values(), ids=INTO)
+def test_a_body_goes_where_it_shall_if_it_has_room_there(
+    inside: Inside, to_inside: Pool, said: bytes, there: bytes
+) -> None:
+    inside.answers["/base/x"] = b"HTTP/1.1 200 OK\r\n" + said
+    room = bytearray(b"----")
+    answer = to_inside.post("/x", b"", {}, PATIENCE_S, memoryview(room))
+    assert bytes(answer.body) == said.partition(b"\r\n\r\n")[2].replace(b"2\r\n01\r\n0\r\n\r\n", b"01")
+    assert room == there

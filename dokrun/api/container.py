@@ -56,11 +56,11 @@ class Container:
     def hello(self) -> None:
         """Show the token. Raises NoAnswer, and Unauthorized where the container does not know it."""
         nonce = secrets.token_hex(16)
-        answer = self._send("/hello", b"", {seal.NONCE: nonce}, PATIENCE_S, self._token)
+        answer = self._send("/hello", b"", {seal.NONCE: nonce}, PATIENCE_S, token=self._token)
         if answer.status == _UNAUTHORIZED:
             raise errors.Unauthorized("the session does not know this client", method="POST", path="/hello", status=401)
         try:
-            told = json.loads(answer.body)
+            told = json.loads(bytes(answer.body))
             speaker, ours = str(told["speaker"]), str(told["nonce"])
         except (ValueError, KeyError, TypeError, RecursionError):
             raise _unvouched("/hello", answer) from None
@@ -76,6 +76,18 @@ class Container:
             NoAnswer: no answer came, or (`Unvouched`) one that is not the container's.
             Refused: it does not do that; what its words are, is in `error_msg`.
         """
+        answered = self._answered(path, body, PATIENCE_S + wait_s, None)
+        return answered if isinstance(answered, bytearray) else bytearray(answered)
+
+    def fill(self, path: str, into: memoryview) -> int:
+        """Ask for some bytes, and have them from the beginning of `into` on. Tells how many. Raises as `ask` does."""
+        answered = self._answered(path, b"", PATIENCE_S, into)
+        count = min(len(answered), len(into))
+        if isinstance(answered, bytearray):  # it could not be known that there was room
+            into[:count] = answered[:count]
+        return count
+
+    def _answered(self, path: str, body: Body, timeout_s: float, into: memoryview | None) -> bytearray | memoryview:
         content = json.dumps(body).encode() if isinstance(body, dict) else memoryview(body)
         digest, count = seal.digest(content), next(self._counts)
         headers = {
@@ -84,10 +96,10 @@ class Container:
             seal.DIGEST: digest,
             seal.MAC: seal.of_request(self._key, path, count, digest, len(content)),
         }
-        answer = self._send(path, content, headers, PATIENCE_S + wait_s)
+        answer = self._send(path, content, headers, timeout_s, into=into)
         self._check(self._key, count, path, answer)
         if answer.status >= _ERRORS:
-            words = answer.body.decode(errors="replace")
+            words = bytes(answer.body).decode(errors="replace")
             kind = errors.ServerError if answer.status >= _SERVER_ERRORS else errors.BadRequest
             message = f"the session refused {path.split('/')[1]}: {words}"
             raise kind(message, method="POST", path=path, status=answer.status, error_msg=words)
@@ -108,13 +120,15 @@ class Container:
         content: bytes | memoryview,
         headers: dict[str, str],
         timeout_s: float,
+        *,
         token: Secret | None = None,
+        into: memoryview | None = None,
     ) -> Answer:
         kind: type[errors.NoAnswer]
         # No local variable holds the token: some show those with a traceback.
         try:
             if token is None:
-                return self._pool.post(path, content, headers, timeout_s)
+                return self._pool.post(path, content, headers, timeout_s, into)
             return self._pool.post(path, content, {**headers, seal.TOKEN: seal.BEARER + token.reveal()}, timeout_s)
         except NotConnected as error:
             kind, told = errors.NotSent, str(error)

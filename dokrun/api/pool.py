@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
     status: int
     fields: dict[str, str]
-    body: bytearray
+    body: bytearray | memoryview
 
 
 class NotConnected(Exception):
@@ -51,7 +51,7 @@ class _Line:
         self._socket = connection
         self._reply = Reply(connection)
 
-    def ask(self, head: bytes, body: bytes | memoryview, timeout_s: float) -> Answer:
+    def ask(self, head: bytes, body: bytes | memoryview, timeout_s: float, into: memoryview | None) -> Answer:
         """Send a request, and read its answer. Raises OSError."""
         self._socket.settimeout(timeout_s)
         if len(body) < _JOINED_BYTES:
@@ -60,7 +60,7 @@ class _Line:
             self._socket.sendall(head)
             self._socket.sendall(body)
         self._reply.begin(timeout_s)
-        return Answer(self._reply.status, self._reply.fields, self._reply.whole(LARGEST_BODY_BYTES))
+        return Answer(self._reply.status, self._reply.fields, self._reply.whole(LARGEST_BODY_BYTES, into))
 
     @property
     def goes_on(self) -> bool:
@@ -96,8 +96,15 @@ class Pool:
         if not goes_straight(self._host):
             _proxy(self._url.scheme)
 
-    def post(self, path: str, body: bytes | memoryview, headers: Mapping[str, str], timeout_s: float) -> Answer:
-        """Send a request, whose answer may take so many seconds until it begins.
+    def post(
+        self,
+        path: str,
+        body: bytes | memoryview,
+        headers: Mapping[str, str],
+        timeout_s: float,
+        into: memoryview | None = None,
+    ) -> Answer:
+        """Send a request, whose answer may take so many seconds until it begins; its body goes `into`, if it has room.
 
         Raises:
             NotConnected: it cannot have been heard.
@@ -114,7 +121,7 @@ class Pool:
         while True:
             line, kept = self._line()
             try:
-                answer = line.ask(head, body, timeout_s)
+                answer = line.ask(head, body, timeout_s, into)
             except OSError as error:
                 line.close()
                 if kept and not isinstance(error, TimeoutError):

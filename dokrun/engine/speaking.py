@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 from dokrun import errors
 from dokrun.api.container import Body, Container, Unvouched
 from dokrun.api.transport import Backoff
+
+T = TypeVar("T")
 
 _log = logging.getLogger("dokrun.engine")
 _BACKOFF = Backoff(first_s=0.02, longest_s=1.0)
@@ -67,11 +70,15 @@ class Speaking:
         """
         return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
 
-    def _repeat(self, once: Callable[[], bytearray | None], tries: int | None) -> bytearray:
+    def fill(self, path: str, into: memoryview, *, tries: int | None = None) -> int:
+        """Ask for some bytes, and have them from the beginning of `into` on. Tells how many. Raises as `ask` does."""
+        return self._repeat(lambda: self._container.fill(path, into), tries)
+
+    def _repeat(self, once: Callable[[], T], tries: int | None) -> T:
         tried, strange_s = 0, 0.0
         while self._there():
             try:
-                return once() or bytearray()
+                return once()
             except (errors.NoAnswer, errors.Unauthorized) as error:
                 _log.debug("the session is asked again: %s", error)
                 tried += 1

@@ -113,11 +113,10 @@ class Ways:
 
         def move(at: int, end: int) -> int:
             while at < end:
-                piece = self.speaking.ask(f"/get/{number}/{at}", tries=self._tries)[: end - at]
-                if not piece:  # the function has cut the file of its report
+                count = self.speaking.fill(f"/get/{number}/{at}", into[at:end], tries=self._tries)
+                if not count:  # the function has cut the file of its report
                     raise errors.StorageError("the container has less of it than there was")
-                into[at : at + len(piece)] = piece
-                at += len(piece)
+                at += count
             return at
 
         try:

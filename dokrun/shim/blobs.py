@@ -8,7 +8,7 @@ import hashlib
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Set
+from typing import Any, Callable, Dict, Iterable, List, Set, Tuple
 
 from . import fetch
 from .serve import Piece
@@ -34,6 +34,12 @@ class Blob:
         self.jobs: Set[str] = set()
         self.fetching = False
         self.failed = ""
+        # Where pieces lie that are being written, or wait for those before them.
+        self.writing: List[Tuple[int, int]] = []
+
+    def is_written(self, at: int, end: int) -> bool:
+        """Tell whether somebody writes there."""
+        return any(first < end and at < last for first, last in self.writing)
 
     @property
     def whole(self) -> bool:
@@ -106,29 +112,55 @@ class Blobs:
     def put(self, sha256: str, at: int, piece: Piece) -> int:
         """Take the next piece of one. Tells how much of it is here. Raises KeyError, and OSError where it has no room.
 
-        A piece that comes before the one that it follows waits for that; one that is not the next then changes nothing.
+        A piece that comes before the one that it follows is written, and counts when that one does; one that is not the
+        next then changes nothing.
         """
+        end = at + len(piece)
         with self._lock:
             blob = self._blobs[sha256]
-            self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
-            if at != blob.at or blob.fetching or at + len(piece) > blob.size:
+            # What is written must be what is hashed: the same place is not written to by two at the same time.
+            self._turn.wait_for(lambda: not blob.is_written(at, end), self._turn_s)
+            if at < blob.at or end > blob.size or blob.fetching or blob.is_written(at, end):
                 return blob.at
-            with open(self._path(sha256), "r+b" if at else "wb") as file:
-                file.seek(at)
-                file.write(piece)
-            if not at:
-                blob.digest, blob.failed = hashlib.sha256(), ""
-            blob.digest.update(piece)
-            blob.at += len(piece)
-            whole = blob.whole
-            if whole and blob.digest.hexdigest() != sha256:
-                blob.failed, blob.at = CHANGED, 0
-            self._turn.notify_all()
-            self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)
-            at = blob.size if whole else blob.at
+            blob.writing.append((at, end))
+        try:
+            self._write(sha256, at, piece)
+            with self._lock:
+                self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
+                if at != blob.at or blob.fetching:
+                    return blob.at
+                whole = self._count(sha256, blob, piece)
+                reached = blob.size if whole else blob.at
+        finally:
+            with self._lock:
+                blob.writing.remove((at, end))
+                self._turn.notify_all()
         if whole:
             self._came()
-        return at
+        return reached
+
+    def _write(self, sha256: str, at: int, piece: Piece) -> None:
+        file = os.open(self._path(sha256), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            view = memoryview(piece)
+            while view:
+                count = os.pwrite(file, view, at)
+                view, at = view[count:], at + count
+        finally:
+            os.close(file)
+
+    def _count(self, sha256: str, blob: Blob, piece: Piece) -> bool:
+        """Take note of the next piece, which was written. Tells whether it is the last."""
+        if not blob.at:
+            blob.digest, blob.failed = hashlib.sha256(), ""
+        blob.digest.update(piece)
+        blob.at += len(piece)
+        whole = blob.whole
+        if whole and blob.digest.hexdigest() != sha256:
+            blob.failed, blob.at = CHANGED, 0
+        self._turn.notify_all()
+        self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)
+        return whole
 
     def trouble(self, needed: Iterable[str]) -> str:
         """Tell why some will not be whole; empty where nothing says so."""

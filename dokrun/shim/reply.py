@@ -106,16 +106,20 @@ class Reply:
             self.left -= count
         return count
 
-    def whole(self, limit: int) -> bytearray:
-        """Read all of the body. Raises as `begin`, and TooLarge where it has more than so many bytes."""
+    def whole(self, limit: int, into: memoryview | None = None) -> bytearray | memoryview:
+        """Read all of the body, to the beginning of `into` if it is known to have room there.
+
+        Raises as `begin`, and TooLarge where it has more than so many bytes.
+        """
         if self.left is None:
             return self._to_its_end(limit)
         if self.left > limit:
             raise TooLarge(f"the answer has more than {limit} bytes")
-        body, filled = bytearray(self.left), 0
-        with memoryview(body) as view:
-            while self.left:
-                filled += self.read_into(view[filled:])
+        fits = into is not None and self.left <= len(into)
+        body = into[: self.left] if into is not None and fits else bytearray(self.left)
+        filled, view = 0, memoryview(body)
+        while self.left:
+            filled += self.read_into(view[filled:])
         return body
 
     def _to_its_end(self, limit: int) -> bytearray:
