@@ -15,8 +15,8 @@ from proxied import faulty
 from storefaults import FaultyStore, StoreFault
 
 import dokrun as dok
-from dokrun import compression, keys
-from dokrun.bucket import Bucket
+from dokrun import keys
+from dokrun.bucket import Bucket, compression
 from dokrun.errors import StorageError
 from dokrun.shim import fetch, protocol
 
@@ -105,7 +105,7 @@ def test_a_transfer_that_breaks_goes_on(far: Bucket, faulty: FaultyStore, tmp_pa
 def test_it_comes_in_several_parts_too(far: Bucket, faulty: FaultyStore, tmp_path: Path) -> None:
     data = base64.b64encode(os.urandom(24_000_000))
     key = keys.blob(hashlib.sha256(data).hexdigest())
-    far._put(key, zlib.compress(data, 1), Metadata={protocol.UNPACKED: str(len(data))})
+    far.put(key, zlib.compress(data, 1), metadata={protocol.UNPACKED: str(len(data))})
     assert fetched(far, key, tmp_path / "file", data, alone_s=0.0) == data
     assert len(faulty.asked("GET", f"*/{key}")) > 1
 
@@ -132,7 +132,7 @@ def test_what_is_not_what_was_announced_never_lies_in_the_container(
     far: Bucket, faulty: FaultyStore, tmp_path: Path, stored: bytes
 ) -> None:
     key = put(far, SMALL_WHEN_PACKED)
-    far._put(key, stored, Metadata={protocol.UNPACKED: "1000"})
+    far.put(key, stored, metadata={protocol.UNPACKED: "1000"})
     with pytest.raises(fetch.DigestError):
         fetched(far, key, tmp_path / "file", SMALL_WHEN_PACKED)
     assert list(tmp_path.iterdir()) == []

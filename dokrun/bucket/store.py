@@ -1,4 +1,4 @@
-"""Any S3-compatible store: put once by content, presign, fetch. The only file that imports botocore.
+"""Any S3-compatible store: put, claim, fetch, presign. The only file that imports botocore.
 
 Kept to what every store does: no vendor's extras, no newer checksum defaults, an ETag is never taken for a digest.
 """
@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import email.utils
 import functools
-import hashlib
 import io
-import tempfile
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import botocore.config
 import botocore.exceptions
 import botocore.loaders
 import botocore.session
 
-from dokrun import compression, keys, redact
+from dokrun import redact
+from dokrun.bucket.reader import Reader
 from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import ConfigError, StorageError
 from dokrun.shim import protocol
@@ -51,12 +50,6 @@ _BROKEN_OFF = (
 _PRECONDITION_FAILED = 412
 # How long an answer may keep silent.
 PATIENCE_S = 60.0
-# What has lain there for longer is sent again where it is needed.
-RENEWED_AFTER = timedelta(days=7)
-# How often whoever sweeps says so, how long that holds, and how often it is looked for.
-_SWEEP_TOLD_S = 20.0
-_SWEEP_GOES_ON = timedelta(minutes=2)
-_SWEEP_LOOK_S = 1.0
 
 
 class Stored(NamedTuple):
@@ -67,22 +60,20 @@ class Stored(NamedTuple):
     modified: datetime
 
 
-class Bucket:
-    """One bucket. Every failure is a StorageError, whose text holds no address and no key.
+class Store:
+    """One bucket, object by object. Every failure is a StorageError, whose text holds no address and no key.
 
     Args:
         settings: which one.
         patience_s: how long an answer may keep silent before it is asked for again, in seconds.
-        near: whether it lies on this machine, so that nothing is compressed for it; its address tells if nothing else.
+
+    Raises:
+        ConfigError: there can be no such bucket.
     """
 
-    def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S, near: bool | None = None) -> None:
+    def __init__(self, settings: BucketSettings, *, patience_s: float = PATIENCE_S) -> None:
         self.name = settings.name
-        # When some objects were last seen there, by the monotonic clock.
-        self._seen: dict[str, float] = {}
         try:
-            host = urllib.parse.urlsplit(settings.endpoint_url or "").hostname
-            self._near = host in LOOPBACK if near is None else near
             self._s3 = self._client(settings, patience_s)
         except ValueError:
             # The error's text would show the address, and with it whatever password stands in it.
@@ -124,60 +115,13 @@ class Bucket:
         )
         return cast("S3Client", made)
 
-    def put(self, key: str, data: bytes | memoryview) -> None:
-        """Store an object, over whatever is there. The bytes are read from where they lie."""
-        self._put(key, _Reader(data))
-
-    def put_once(self, key: str, data: bytes | memoryview, sha256: str, *, good_for_s: float = 0.0) -> bool:
-        """Store an object whose key tells its content, unless it is there already. Tells whether it was sent.
-
-        What was sent is hashed on its way: wrong bytes under this key would be everybody's, for ever. What has lain
-        there for a week is sent again: `dokrun gc` goes by the time at which an object was stored. What was seen there
-        `good_for_s` ago is not looked for again. It may lie there compressed, and says so then (`protocol.UNPACKED`).
-        """
-        seen = self._seen.get(key)
-        if seen is not None and time.monotonic() < seen + good_for_s:
-            return False
-        sent = self._put_once(key, data, sha256)
-        if good_for_s:
-            self._seen[key] = time.monotonic()
-        return sent
-
-    def _put_once(self, key: str, data: bytes | memoryview, sha256: str) -> bool:
-        size = memoryview(data).nbytes
-        there = self._look(key)
-        if there is not None and there.size == size and there.age < RENEWED_AFTER:
-            return False
-        self._send(key, data, sha256)
-        if there is not None:
-            # Somebody may have seen how old it was, and be about to remove it.
-            while self._is_swept():
-                time.sleep(_SWEEP_LOOK_S)
-            if self._look(key) is None:
-                self._send(key, data, sha256)
-        return True
-
-    def _send(self, key: str, data: bytes | memoryview, sha256: str) -> None:
-        view = memoryview(data).cast("B")
-        if not self._near and compression.pays(view):
-            with suppress(OSError):  # there is no room for it on this machine
-                self._send_compressed(key, view, sha256)
-                return
-        reader = _Reader(view, hashlib.sha256)
-        self._put(key, reader)
-        if reader.digest() != sha256:
-            self.delete(key)
-            raise self._changed()
-
-    def _send_compressed(self, key: str, data: memoryview, sha256: str) -> None:
-        with tempfile.TemporaryFile(prefix="dokrun-") as file:
-            if compression.compress(data, file) != sha256:
-                raise self._changed()
-            file.seek(0)
-            self._put(key, file, Metadata={protocol.UNPACKED: str(data.nbytes)})
-
-    def _changed(self) -> StorageError:
-        return StorageError(f"bucket {self.name!r}: an argument was changed while it was being sent; call again")
+    def put(
+        self, key: str, data: bytes | memoryview | Reader | IO[bytes], *, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        """Store an object, over whatever is there. Bytes are read from where they lie; metadata come back with it."""
+        body: Any = Reader(data) if isinstance(data, (bytes, memoryview)) else data
+        with self._translated("put"):
+            self._s3.put_object(Bucket=self.name, Key=key, Body=body, Metadata=metadata or {})
 
     def claim(self, key: str, body: bytes) -> bytes | None:
         """Store a small object that nobody has stored yet. Returns None where this was the first, else what is there.
@@ -257,40 +201,8 @@ class Bucket:
 
     def modified(self, key: str) -> datetime | None:
         """Tell when an object was stored; None where there is none."""
-        there = self._look(key)
+        there = self.look(key)
         return None if there is None else there.modified
-
-    @contextmanager
-    def sweeping(self) -> Iterator[Callable[[], None]]:
-        """Let everybody know that old objects are being removed; call what it gives before each one that is.
-
-        Whoever needs an old object stores it again and then looks for this: so either it is seen here that the object
-        is not old any more, or there that it may be gone.
-
-        Raises:
-            StorageError: somebody else is at it; or the bucket refused, or gave no answer.
-        """
-        if self._is_swept():
-            wait_s = int(_SWEEP_GOES_ON.total_seconds())
-            raise StorageError(
-                f"bucket {self.name!r} is being swept by somebody else, or was until just now; try again in {wait_s} s"
-            )
-        told_at = [0.0]
-
-        def tell() -> None:
-            if time.monotonic() - told_at[0] > _SWEEP_TOLD_S:
-                self.put(keys.sweep(), b"")
-                told_at[0] = time.monotonic()
-
-        try:
-            tell()
-            yield tell
-        finally:
-            self.delete(keys.sweep())
-
-    def _is_swept(self) -> bool:
-        there = self._look(keys.sweep())
-        return there is not None and there.age < _SWEEP_GOES_ON
 
     def delete(self, key: str) -> None:
         """Remove an object, if it is there."""
@@ -321,11 +233,8 @@ class Bucket:
             method, Params=parameters, ExpiresIn=int(ADDRESS_LIFETIME.total_seconds())
         )
 
-    def _put(self, key: str, body: Any, **more: Any) -> None:
-        with self._translated("put"):
-            self._s3.put_object(Bucket=self.name, Key=key, Body=body, **more)
-
-    def _look(self, key: str) -> _There | None:
+    def look(self, key: str) -> There | None:
+        """Tell of an object without its content; None where there is none."""
         with self._translated("look up"):
             try:
                 told = self._s3.head_object(Bucket=self.name, Key=key)
@@ -338,7 +247,7 @@ class Bucket:
         now = datetime.now(timezone.utc) if date is None else email.utils.parsedate_to_datetime(date)
         unpacked = told.get("Metadata", {}).get(protocol.UNPACKED, "")
         size = int(unpacked) if unpacked.isdecimal() else told["ContentLength"]
-        return _There(size, told["LastModified"], now - told["LastModified"])
+        return There(size, told["LastModified"], now - told["LastModified"])
 
     @contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -362,7 +271,7 @@ class Bucket:
         raise StorageError(f"bucket {self.name!r}: could not {action} an object: {problem}") from None
 
 
-class _There(NamedTuple):
+class There(NamedTuple):
     """How large what an object holds is, when it was stored, and how long it has been there, by the store's clock."""
 
     size: int
@@ -374,45 +283,3 @@ class _There(NamedTuple):
 def _descriptions() -> botocore.loaders.Loader:
     """Have the store's API described once for all buckets of this process: reading that takes a tenth of a second."""
     return botocore.loaders.create_loader()
-
-
-class _Reader(io.RawIOBase):
-    """Lets boto3 read, and read again after a failure, from memory that is not copied; hashes what it hands out."""
-
-    def __init__(self, data: bytes | memoryview, hasher: Callable[[], hashlib._Hash] | None = None) -> None:
-        self._view = memoryview(data).cast("B")
-        self._at = 0
-        self._hasher = hasher
-        self._hash = hasher() if hasher else None
-
-    def digest(self) -> str | None:
-        """Tell the digest of what was read since the last begin."""
-        return self._hash.hexdigest() if self._hash else None
-
-    def __len__(self) -> int:
-        return self._view.nbytes
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._view.nbytes}[whence]
-        self._at = max(0, min(base + offset, self._view.nbytes))
-        if self._at == 0 and self._hasher:
-            self._hash = self._hasher()
-        return self._at
-
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed's buffer is wider
-        target = memoryview(buffer).cast("B")
-        size = min(target.nbytes, self._view.nbytes - self._at)
-        target[:size] = self._view[self._at : self._at + size]
-        self._at += size
-        if self._hash:
-            self._hash.update(target[:size])
-        return size
