@@ -6,14 +6,12 @@ nothing. Either way it is known which call the worker was at, and whether its fu
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import mmap
-import os
 import signal
 import threading
 import time
-from typing import IO, Any, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple
 
-from . import cell, envelope, memory, protocol
+from . import cell, memory, protocol, written
 from .envelope import Span
 from .output import Heard, Passing
 from .packs import Packs
@@ -206,7 +204,9 @@ class Lane:
                 break
             if early:
                 self._catch_up(ended=False)
-                add_so_far(path, reports)
+                so_far = written.copied(path)
+                if so_far is not None:
+                    reports.add(so_far, good=True)  # it comes again with the others, and counts once
                 early = False
             late = self._late(span, started)
             if late is not None:
@@ -311,7 +311,7 @@ class Lane:
 
         Of some the report may be gone, where a function has emptied its artifact folder.
         """
-        return max(whole(path, span[0]), self._begun(span))
+        return max(written.whole(path, span[0]), self._begun(span))
 
     def _begun(self, span: Span) -> int:
         """Tell which of some calls the worker was at when it ended, or the first that it had not begun."""
@@ -360,44 +360,3 @@ class Lane:
         worker, self._worker = self._worker, None
         if worker is not None:
             self._end(worker)
-
-
-def whole(path: str, first: int) -> int:
-    """Tell up to which call, from the first on, a file has whole reports that a worker was writing when it ended.
-
-    What is behind them goes.
-    """
-    try:
-        with open(path, "r+b") as file:
-            reached, size = _whole(file, first)
-            file.truncate(size)
-    except FileNotFoundError:
-        return first
-    return reached
-
-
-def add_so_far(path: str, reports: Reports) -> None:
-    """Take the whole reports of a file that a worker still writes. They come again with the others, and count once."""
-    try:
-        with open(path, "rb") as file:
-            _, size = _whole(file, 0)
-            data = os.pread(file.fileno(), size, 0)
-        with open(f"{path}-so-far", "wb") as copy:
-            copy.write(data)
-    except OSError:
-        return
-    if data:
-        reports.add(f"{path}-so-far", good=True)
-
-
-def _whole(file: IO[bytes], first: int) -> Tuple[int, int]:
-    """Tell up to which call a file has whole reports, and how long they are."""
-    reached, size = first, 0
-    if not os.fstat(file.fileno()).st_size:
-        return reached, size
-    try:
-        for end, header, _ in envelope.unpack_all(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))):
-            reached, size = int(header["call"]) + 1, end
-    except envelope.EnvelopeError:
-        pass
-    return reached, size
