@@ -81,7 +81,10 @@ def fork(hidden: tuple[str, ...]) -> tuple[int, int, int, int]:
         os.close(end)
     if pid:
         return (pid, *ours)
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    if null:  # unless it was closed, and has become that
+        os.close(null)
     os.dup2(1, 2)
     for name in hidden:
         os.environ.pop(name, None)
