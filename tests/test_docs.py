@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -54,15 +55,26 @@ class Site(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
-    folder = tmp_path_factory.mktemp("site")
+def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Site:
+    # All workers of a run have the same, which the first of them builds: that takes half a minute.
+    base = tmp_path_factory.getbasetemp()
+    shared = (base if worker_id == "master" else base.parent) / "whole-site"
+    with shared.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not shared.exists():
+            aside = tmp_path_factory.mktemp("site")
+            _build(aside)
+            aside.rename(shared)
+    return Site(shared, {path: Read(path.read_text(encoding="utf-8")) for path in shared.rglob("*.html")})
+
+
+def _build(folder: Path) -> None:
     # Not quietly: then mkdocs hears no warnings, and is not strict.
     build = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
     done = subprocess.run(
         build, cwd=TOP, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"}, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    return Site(folder, {path: Read(path.read_text(encoding="utf-8")) for path in folder.rglob("*.html")})
 
 
 def _away(link: str) -> bool:
