@@ -30,6 +30,8 @@ from dokrun.shim.envelope import Segment
 PACK_BYTES = 512
 # How often the container looks whether there is a checkpoint to save.
 CHECKPOINT_S = 60.0
+# What has started does not run again, unless somebody says so.
+_ONCE = Retry(0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Job:
     @property
     def retry(self) -> Retry:
         """How often a call that has started may run again."""
-        return self.options.retries or Retry(0)
+        return self.options.retries or _ONCE
 
     def paid_s(self, spent: Decimal = Decimal(0)) -> int | None:
         """Tell for how many seconds its `max_yen` pays, when so much of it is spent; None where nothing was said."""
