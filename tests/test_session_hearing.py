@@ -38,10 +38,13 @@ class Scripted:
         self.wanted = threading.Event()
         self._ticket = ticket
 
-    def ask(self, path: str, body: Any = b"", **_more: Any) -> bytes:
-        if path.startswith("/get/"):
-            assert self.wanted.wait(PATIENCE_S)
-            return REPORT
+    def fill(self, path: str, into: memoryview, **_more: Any) -> int:
+        assert path == "/get/1/0"
+        assert self.wanted.wait(PATIENCE_S)
+        into[:] = REPORT
+        return len(REPORT)
+
+    def ask(self, _path: str, body: Any = b"", **_more: Any) -> bytes:
         self.asked.append(body)
         if body["taken"] == 5:
             raise Gone(asked=True)
