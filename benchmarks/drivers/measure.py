@@ -44,6 +44,8 @@ _STORES = Path(__file__).with_name("stores.py")
 _PAGE = mmap.PAGESIZE
 # Of a large array: an argument and a result, each once at whoever calls, on its way, and where it is computed.
 COPIES = 6
+# A system that has more in files, and not on its disk yet, stops for that.
+_MOST_IN_FILES = 3 << 29
 
 
 class Unsupported(Exception):
@@ -214,10 +216,10 @@ def array_of(size: int) -> Any:
 
 
 def touch(size: int, times: int) -> None:
-    """Use memory and give it back, just before a large array needs it.
+    """Use memory, of this process and for files, and give it back, just before a large array needs it.
 
     A virtual machine's host takes free pages back after a while, and hands them out again slowly: what is measured then
-    is the host.
+    is the host. Those for files are other ones than those for processes, since files take many at a time.
 
     Raises:
         Unsupported: there is not so much.
@@ -229,6 +231,9 @@ def touch(size: int, times: int) -> None:
         with mmap.mmap(-1, wanted) as held:
             for page in range(0, wanted, _PAGE):
                 held[page] = 1
+        with tempfile.TemporaryFile(buffering=0) as file:
+            for _ in range(0, min(wanted, _MOST_IN_FILES), MIB):
+                file.write(bytes(MIB))
 
 
 @contextmanager
