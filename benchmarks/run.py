@@ -38,6 +38,9 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*", metavar="WORKLOAD", help=f"all, or some of {', '.join(workloads)}")
     parser.add_argument("--peers", action="store_true", help="others too; what is missing is installed into .bench")
     parser.add_argument("--rounds", type=int, default=3, help="how often; what takes minutes is run once")
+    parser.add_argument(
+        "--limit", type=float, default=systems.LIMIT_S, help="seconds that others may take for a workload"
+    )
     parser.add_argument("--json", type=Path, help="write the results there, too")
     asked = parser.parse_args()
     if unknown := set(asked.workloads) - set(workloads):
@@ -53,7 +56,7 @@ def main() -> None:
     cases = [case for case in CASES if not asked.workloads or case.workload in asked.workloads]
     rounds: list[Taken] = []
     try:
-        measure(rounds, cases, asked.rounds, peers=asked.peers and systems.is_apart())
+        measure(rounds, cases, asked.rounds, asked.limit, peers=asked.peers and systems.is_apart())
     except KeyboardInterrupt:
         print("ended here; what follows is what has been measured by now", file=sys.stderr)
     told = result(rounds)
@@ -62,7 +65,7 @@ def main() -> None:
         asked.json.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def measure(rounds: list[Taken], cases: list[Case], count: int, *, peers: bool) -> None:
+def measure(rounds: list[Taken], cases: list[Case], count: int, limit_s: float, *, peers: bool) -> None:
     """Run everything, in rounds, which are added as they come. What could not be done once is not tried again."""
     hopeless: list[tuple[Case, str, str]] = []
     for number in range(count):
@@ -73,7 +76,9 @@ def measure(rounds: list[Taken], cases: list[Case], count: int, *, peers: bool) 
                     continue
                 why = next((why for other, whose, why in hopeless if whose == system and case.is_no_less(other)), None)
                 started = time.monotonic()
-                told = rounds[-1][case.key, system] = systems.run(system, case) if why is None else {"unsupported": why}
+                most_s = systems.LIMIT_S if system in OURS else limit_s
+                told = systems.run(system, case, most_s) if why is None else {"unsupported": why}
+                rounds[-1][case.key, system] = told
                 if why is None and "unsupported" in told:
                     hopeless.append((case, system, told["unsupported"]))
                 outcome = told.get("unsupported", f"{time.monotonic() - started:.0f} s")

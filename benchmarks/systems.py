@@ -94,7 +94,7 @@ def go_apart(way: list[str]) -> None:
     os.execvpe(way[0], [*way, sys.executable, *sys.argv], {**os.environ, ALONE: "1"})
 
 
-def run(system: str, case: Case) -> dict[str, Any]:
+def run(system: str, case: Case, limit_s: float = LIMIT_S) -> dict[str, Any]:
     """Run a driver in an interpreter of its own, and tell what it told; `unsupported` says why there is nothing."""
     named = _ENVIRONMENT_OF.get(system)
     python = sys.executable if named is None else str(ENVIRONMENTS / named / "bin" / "python")
@@ -117,11 +117,11 @@ def run(system: str, case: Case) -> dict[str, Any]:
             start_new_session=True,
         )
         try:
-            output, errors = child.communicate(timeout=LIMIT_S)
+            output, errors = child.communicate(timeout=limit_s)
         except subprocess.TimeoutExpired:
             proc.end_children()
             child.communicate()
-            return {"unsupported": f"takes more than {LIMIT_S:.0f} s"}
+            return {"unsupported": f"takes more than {limit_s:.0f} s"}
         finally:
             proc.end_children()  # what a driver has left
     return _told(output, errors)
