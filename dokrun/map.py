@@ -215,8 +215,16 @@ class Map(Generic[T]):
             print(repr(self))
 
     def __repr__(self) -> str:
-        """Tell the function's name and how far its tasks are."""
-        return f"<dokrun.Map {self.name} {', '.join(job.progress.status for job in self._jobs.copy()) or 'over'}>"
+        """Tell the function's name, what `dok.attach` takes of each task that has that, and how far they are."""
+        from dokrun.keys import read_handle
+
+        told = []
+        for job in self._jobs.copy():
+            handle = read_handle(job.progress.handle or "")
+            # The beginning of what a session has taken means the session.
+            named = f"{handle.short} " if handle is not None and not handle.call else ""
+            told.append(f"{named}{job.progress.status}")
+        return f"<dokrun.Map {self.name} {', '.join(told) or 'over'}>"
 
     async def _all(self) -> list[T]:
         return [result async for result in self]

@@ -63,6 +63,7 @@ def test_what_this_process_has_begun_is_attached_to_as_itself_and_looked_for_by_
     several = chores.stay.starmap([(account.starts, gate)] * 3)
     same = dok.attach(several.futures[0].handle)
     assert same.futures == several.futures
+    assert several.futures[0].handle[: len("stay-0123456789ab")] in repr(several)  # whose beginning is enough
     gate.touch()
     assert list(same) == list(several) == [alone.result(timeout=PATIENCE_S)] * 3
     assert (caplog.text, tasks(account)) == ("", 2)
