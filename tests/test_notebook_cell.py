@@ -118,7 +118,6 @@ def test_an_exception_has_the_cells_line_and_none_of_our_frames(notebook: Notebo
         ("%%dok plan=a plan=b\n1", "%%dok has plan= twice"),
         ("%%dok plan=v100-32gb\nx = 1\n!ls", "line 3, `!ls`, is IPython's"),
         ("%%dok plan=v100-32gb\n%time 1", "line 2, `%time 1`, is IPython's"),
-        ("import threading\nlock = threading.Lock()", ""),
         ("%%dok plan=v100-32gb\nprint(lock)", "the cell reads lock, which cannot travel: lock: cannot pickle"),
         ("%dok detach", "`%dok attach HANDLE` takes"),
         ("%dok attach nothing", "'nothing' is no handle"),
@@ -140,7 +139,7 @@ def wrong(store: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
         open_place(store, tmp_path_factory.mktemp("wrong")) as one,
         Notebook(one.folder, environment(one.environ)).running() as notebook,
     ):
-        notebook.run("%load_ext dokrun")
+        notebook.run("%load_ext dokrun\nimport threading\nlock = threading.Lock()")
         yield notebook, one
 
 

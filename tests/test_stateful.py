@@ -31,7 +31,7 @@ from dokrun.emulator import Fault
 from dokrun.engine.attempts import STAGINGS
 
 SOAK = int(os.environ.get("DOKRUN_SOAK", "0"))
-SEQUENCES = SOAK or 100
+SEQUENCES = max(100, SOAK)  # fewer do not meet all that may go wrong
 REAL_SEQUENCES = max(10, SOAK // 20)
 STEPS = 8
 REAL_STEPS = 5

@@ -48,7 +48,10 @@ class Server:
 
     def _serve(self) -> None:
         for answer in self._answers:
-            line, _ = self._listening.accept()
+            try:
+                line, _ = self._listening.accept()
+            except OSError:
+                return  # it was closed: nobody wants the rest
             try:
                 line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 if self._tls is not None:
