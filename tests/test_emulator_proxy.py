@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import gc
 import socket
 import threading
+import urllib.parse
 from collections.abc import Iterator
 
 import httpx
 import pytest
 from clocks import ManualClock
 from emulated import end_of, request
+from waiting import PATIENCE_S
 from websockets.sync.client import connect
 
 from dokrun.api import Client, models
 from dokrun.emulator import Behaviour, Emulator
+from dokrun.emulator.clock import SystemClock
+from dokrun.emulator.faults import Faults
+from dokrun.emulator.passage import Limits
+from dokrun.emulator.proxy import PublicPort
 
 SERVER = """
 import http.server, sys, time
@@ -144,3 +153,21 @@ def test_the_address_ends_with_its_task(client: Client, port: int) -> None:
     end_of(client, task)
     with pytest.raises(httpx.ConnectError):
         httpx.get(address)
+
+
+# Before it is accepted, when it has just been made, and later. In between Python itself forgets to close it.
+@pytest.mark.parametrize("steps", [0, 3, 4, 5])
+def test_a_connection_that_has_only_just_come_ends_with_its_port(steps: int) -> None:
+    async def come_and_go() -> None:
+        port = await PublicPort.open(1, Limits(60.0, 1000), SystemClock(), Faults())
+        address = urllib.parse.urlsplit(port.url)
+        with socket.create_connection((str(address.hostname), address.port or 0)) as outside:
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            await port.close()
+            outside.settimeout(PATIENCE_S)
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(outside.recv, 1) == b""
+
+    asyncio.run(come_and_go())
+    gc.collect()  # what was left open is told here
