@@ -107,7 +107,7 @@ def _download(client: Client, artifact: Artifact, expected: Expected, folder: Pa
 
 @contextmanager
 def _coming(client: Client, artifact_id: str) -> Iterator[IO[bytes]]:
-    """Read an archive as it comes: it is twice as large as what is in it, if it lies on the disk too."""
+    """Read an archive as it comes: on the disk it would take as much room again as what is in it."""
     with closing(client.artifacts.stream(artifact_id)) as pieces:
         yield io.BufferedReader(Pieces(pieces))
 

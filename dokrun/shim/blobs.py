@@ -122,9 +122,11 @@ class Blobs:
             self._turn.wait_for(lambda: not blob.is_written(at, end), self._turn_s)
             if at < blob.at or end > blob.size or blob.fetching or blob.is_written(at, end):
                 return blob.at
+            # Opened now: what takes the file's place meanwhile, fetched and whole, is not written to.
+            file = os.open(self._path(sha256), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             blob.writing.append((at, end))
         try:
-            self._write(sha256, at, piece)
+            _write(file, at, piece)
             with self._lock:
                 self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
                 if at != blob.at or blob.fetching:
@@ -132,22 +134,13 @@ class Blobs:
                 whole = self._count(sha256, blob, piece)
                 reached = blob.size if whole else blob.at
         finally:
+            os.close(file)
             with self._lock:
                 blob.writing.remove((at, end))
                 self._turn.notify_all()
         if whole:
             self._came()
         return reached
-
-    def _write(self, sha256: str, at: int, piece: Piece) -> None:
-        file = os.open(self._path(sha256), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            view = memoryview(piece)
-            while view:
-                count = os.pwrite(file, view, at)
-                view, at = view[count:], at + count
-        finally:
-            os.close(file)
 
     def _count(self, sha256: str, blob: Blob, piece: Piece) -> bool:
         """Take note of the next piece, which was written. Tells whether it is the last."""
@@ -233,3 +226,10 @@ class Blobs:
 
     def _path(self, sha256: str) -> str:
         return os.path.join(self._folder, sha256)
+
+
+def _write(file: int, at: int, piece: Piece) -> None:
+    view = memoryview(piece)
+    while view:
+        count = os.pwrite(file, view, at)
+        view, at = view[count:], at + count

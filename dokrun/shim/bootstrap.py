@@ -201,5 +201,5 @@ def fetched_once(url: str, patience_s: float) -> bytes:
         return bytes(answer.whole(LARGEST))
 
 
-# In the command, the text of that module stands in place of this line, and before it the first worker is started.
+# In the command, that module's text and `reply`'s stand in place of this line, and before it the first worker starts.
 from .web import ask  # noqa: E402

@@ -76,7 +76,7 @@ def fetch(
                 _unpack(url, aside, size)
             else:
                 begun = download.begun
-        _check(url, begun.of_all(aside), sha256)
+        _compare(url, begun.of_all(aside), sha256)
         os.replace(aside, path)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -102,12 +102,16 @@ def _unpack(url: str, path: str, size: int) -> None:
     finally:
         os.unlink(packed)
     if left < 0:
-        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+        raise _another(url)
 
 
-def _check(url: str, found: str, sha256: str) -> None:
+def _compare(url: str, found: str, sha256: str) -> None:
     if found != sha256:
-        raise DigestError(f"{url.partition('?')[0]}: {OTHERS}")
+        raise _another(url)
+
+
+def _another(url: str) -> DigestError:
+    return DigestError(f"{url.partition('?')[0]}: {OTHERS}")
 
 
 class _Begun:
@@ -277,7 +281,7 @@ class _Download:
     def _see_packed(self, answer: web.Answer, part: _Part) -> None:
         """Take note of how much there is to be fetched, where that is compressed: no more than what it unpacks to."""
         if answer.status == PARTIAL or answer.left is None or answer.left > self._size:
-            raise DigestError(f"{self._url.partition('?')[0]}: {OTHERS}")
+            raise _another(self._url)
         self.packed, part.at = True, 0
         self._size = part.end = answer.left
 
@@ -292,7 +296,7 @@ class _Download:
         if answer.left is not None and answer.left < missing:
             raise reply.Cut("the answer is cut")
         if answer.left is not None and answer.left > missing:
-            raise DigestError(f"{where}: {OTHERS}")
+            raise _another(self._url)
 
     def _share(self, part: _Part) -> None:
         """Leave the other parts to other requests, if this one would take long."""

@@ -116,7 +116,7 @@ class Reply:
         if self.left > limit:
             raise TooLarge(f"the answer has more than {limit} bytes")
         fits = into is not None and self.left <= len(into)
-        body = into[: self.left] if into is not None and fits else bytearray(self.left)
+        body = into[: self.left] if into and fits else bytearray(self.left)
         filled, view = 0, memoryview(body)
         while self.left:
             filled += self.read_into(view[filled:])
