@@ -58,6 +58,18 @@ def test_a_segment_elsewhere_is_named_by_its_digest() -> None:
     assert segments == [Segment("0" * 64, 5)]
 
 
+def test_what_lies_in_the_body_may_have_no_name() -> None:
+    segments = envelope.dump_value([np.arange(10000.0)], cloudpickle.dumps, envelope.unnamed)
+    assert [segment.sha256 for segment in segments] == ["", ""]
+    data = envelope.pack({}, [*segments, Segment("0" * 64, 5)])
+    assert b"sha256" in data.partition(b"segments")[2]
+    _, found = envelope.unpack(data)
+    assert found == [*segments, Segment("0" * 64, 5)]
+    np.testing.assert_array_equal(envelope.load_value([one.data or b"" for one in found[:2]])[0], np.arange(10000.0))
+    with pytest.raises(envelope.EnvelopeError):
+        envelope.unpack(envelope.pack({}, [Segment("", 5)]))
+
+
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 63, "Z" * 64, 5, None])
 def test_a_segment_is_named_by_nothing_but_a_digest(name: object) -> None:
     packed_so = envelope.pack({}, [Segment("0" * 64, 5)])

@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import envelope, fetch, output, protocol, seal
 from .blobs import Blobs
-from .envelope import pack, segment_of, unpack_all
+from .envelope import pack, unnamed, unpack_all
 from .job import Job
 from .lane import Lane
 from .layout import lay_out
@@ -199,7 +199,7 @@ class Requests:
         wait_s = 0.0 if self._opened.over else min(LONGEST_WAIT_S, float(told["wait_s"]))
         events = speaker.mail.after(after, wait_s, EVENTS_BYTES)
         header = {"events": [{**event.told, "number": number} for number, event in events], "state": self._state()}
-        return 200, pack(header, [segment_of(event.data) for _, event in events])
+        return 200, pack(header, [unnamed(event.data) for _, event in events])
 
     def _get(self, _speaker: Speaker, _body: Piece, call: str, at: str) -> Told:
         self._opened.touch()

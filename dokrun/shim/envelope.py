@@ -7,8 +7,9 @@
     body      inline segments, each at a multiple of 64, and so is its end
 
 A segment is `{"sha256", "size", "at"}`: bytes in the body, `at` counted from the body's start; or
-`{"sha256", "size"}`: bytes that lie elsewhere, under their digest. A value is its pickle (protocol 5) followed by its
-out-of-band buffers; 64-byte alignment lets an array be used where it lies.
+`{"sha256", "size"}`: bytes that lie elsewhere, under their digest. What lies in the body may have no digest of its own,
+where nobody goes by it, as in a report. A value is its pickle (protocol 5) followed by its out-of-band buffers; 64-byte
+alignment lets an array be used where it lies.
 
 Envelopes may follow one another in one file. A *record* is what one call is called with, in a segment that it shares
 with the records of other calls: how many buffers it has, and what else it is given, the numbers of those segments
@@ -55,7 +56,7 @@ class FormatError(EnvelopeError):
 
 
 class Segment(NamedTuple):
-    """Some bytes, by digest and size; without `data` they lie elsewhere."""
+    """Some bytes, by digest and size; without `data` they lie elsewhere, with it the digest may be empty."""
 
     sha256: str
     size: int
@@ -68,7 +69,15 @@ def segment_of(data: Buffer) -> Segment:
     return Segment(hashlib.sha256(view).hexdigest(), view.nbytes, view)
 
 
-def dump_value(value: Any, dumps: Callable[..., bytes]) -> List[Segment]:
+def unnamed(data: Buffer) -> Segment:
+    """Make the segment of some bytes that nobody goes by the digest of: what they lie in is vouched for as a whole."""
+    view = memoryview(data).cast("B")
+    return Segment("", view.nbytes, view)
+
+
+def dump_value(
+    value: Any, dumps: Callable[..., bytes], segment: Callable[[Buffer], Segment] = segment_of
+) -> List[Segment]:
     """Pickle a value (with `dumps`, pickle's or cloudpickle's) without copying its large buffers."""
     buffers: List[memoryview] = []
 
@@ -80,7 +89,7 @@ def dump_value(value: Any, dumps: Callable[..., bytes]) -> List[Segment]:
         return False
 
     data = dumps(value, protocol=5, buffer_callback=keep_in_band)
-    return [segment_of(data), *map(segment_of, buffers)]
+    return [segment(data), *map(segment, buffers)]
 
 
 def load_value(buffers: Sequence[Buffer]) -> Any:
@@ -103,7 +112,9 @@ def pieces(header: Dict[str, Any], segments: Iterable[Segment]) -> List[Buffer]:
     body: List[Buffer] = []
     end = 0
     for segment in segments:
-        entry: Dict[str, Any] = {"sha256": segment.sha256, "size": segment.size}
+        entry: Dict[str, Any] = {"size": segment.size}
+        if segment.sha256:
+            entry["sha256"] = segment.sha256
         if segment.data is not None:
             start = _aligned(end)
             body += [bytes(start - end), segment.data]
@@ -215,10 +226,12 @@ def _unpacked(view: memoryview) -> Tuple[Dict[str, Any], List[Segment], int]:
 
 def _segment(entry: Dict[str, Any], body: memoryview) -> Segment:
     try:
-        sha256, size, at = entry["sha256"], entry["size"], entry.get("at")
+        sha256, size, at = entry.get("sha256"), entry["size"], entry.get("at")
     except (KeyError, TypeError, AttributeError) as error:
         raise EnvelopeError("the envelope's header is cut or broken") from error
-    if not (isinstance(sha256, str) and len(sha256) == DIGEST_DIGITS and HEXADECIMAL.issuperset(sha256)):
+    if sha256 is None and at is not None:
+        sha256 = ""
+    elif not (isinstance(sha256, str) and len(sha256) == DIGEST_DIGITS and HEXADECIMAL.issuperset(sha256)):
         raise EnvelopeError("the envelope names a segment by something that is no digest")
     if not isinstance(size, int) or size < 0:
         raise EnvelopeError("the envelope's header is cut or broken")

@@ -21,7 +21,7 @@ CELL = "dokrun.cell"
 def value_report(value: Any) -> Report:
     """Report what the function returned."""
     try:
-        segments = envelope.dump_value(value, dumps)
+        segments = envelope.dump_value(value, dumps, envelope.unnamed)
     except BaseException as error:  # noqa: BLE001 - pickling runs the user's code, which may raise anything
         message = f"the function returned {qualified_name(type(value))}, which cannot be pickled: {describe(error)}"
         return failure_report(protocol.NOT_SERIALIZABLE, "yes", message, traceback=text_of(error))
@@ -59,7 +59,7 @@ def exception_report(error: BaseException) -> Report:
     # A StopIteration cannot be raised out of an `await`, and the others are meant for the container's own process.
     if isinstance(error, Exception) and not isinstance(error, (StopIteration, StopAsyncIteration)):
         try:
-            candidate = envelope.dump_value(error, dumps)
+            candidate = envelope.dump_value(error, dumps, envelope.unnamed)
             if type(envelope.load_value([s.data for s in candidate if s.data is not None])) is type(error):
                 segments = candidate
         except BaseException:  # noqa: BLE001 - pickling runs the user's code; the text is enough

@@ -49,7 +49,7 @@ from . import protocol, seal, stopping
 from .asked import Requests, Told, remove
 from .blobs import Blobs
 from .drain import Drain, Places, lanes_for
-from .envelope import pack, segment_of
+from .envelope import pack, unnamed
 from .job import Job
 from .opened import Opened
 from .post import Post
@@ -127,7 +127,7 @@ class Session:
         path = os.path.join(self._places.out, "session")
         with open(path, "wb") as file:
             header = {"kind": "value", "value": [0], "call": 0, "seconds": 0.0}
-            file.write(pack(header, [segment_of(pickle.dumps(None))]))
+            file.write(pack(header, [unnamed(pickle.dumps(None))]))
         manifest["reports"] += entry_of(path)
 
     def _watch(self) -> None:
