@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from brought import put
 from sites import Site, site
 from waiting import PATIENCE_S, wait_for
 
-from dokrun.shim.blobs import Blobs
+from dokrun.shim.blobs import Altered, Blobs
 
 __all__ = ["site"]
 
@@ -45,33 +46,47 @@ def world(tmp_path: Path) -> World:
 
 def test_pieces_count_in_their_order_only_and_each_once(world: World) -> None:
     assert world.need() == [DIGEST]
-    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == 0, "it comes too early"
-    assert world.blobs.put(DIGEST, 0, DATA[:1000]) == 1000
-    assert world.blobs.put(DIGEST, 0, DATA[:1000]) == 1000, "it was sent again"
-    assert world.blobs.put(DIGEST, 500, DATA[500:1500]) == 1000, "it overlaps"
-    assert world.blobs.put(DIGEST, 1000, DATA[1000:] + b"more") == 1000, "it is more than there shall be"
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == 0, "it comes too early"
+    assert put(world.blobs, DATA, 0, DATA[:1000]) == 1000
+    assert put(world.blobs, DATA, 0, DATA[:1000]) == 1000, "it was sent again"
+    assert put(world.blobs, DATA, 500, DATA[500:1500]) == 1000, "it overlaps"
+    assert put(world.blobs, DATA, 1000, DATA[1000:] + b"more") == 1000, "it is more than there shall be"
     assert (world.need(), world.blobs.have([DIGEST]), world.came) == ([DIGEST], False, 0)
-    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
-    assert world.blobs.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
     assert (world.need(), world.blobs.have([DIGEST]), world.came) == ([], True, 1)
     assert (world.folder / DIGEST).read_bytes() == DATA
 
 
 def test_what_has_another_digest_than_was_announced_is_not_there(world: World) -> None:
     world.need()
-    world.blobs.put(DIGEST, 0, DATA[:1000])
+    put(world.blobs, DATA, 0, DATA[:1000])
     changed = DATA[1001:] + b"x"
-    assert world.blobs.put(DIGEST, 1000, changed) == len(DATA)
+    assert put(world.blobs, DATA, 1000, changed) == len(DATA)
     assert (world.blobs.have([DIGEST]), world.came) == (False, 1)
     assert "not what was announced" in world.blobs.trouble([DIGEST])
     assert world.need() == [DIGEST]
-    assert world.blobs.put(DIGEST, 0, DATA) == len(DATA)
+    assert put(world.blobs, DATA, 0, DATA) == len(DATA)
     assert (world.blobs.have([DIGEST]), world.blobs.trouble([DIGEST])) == (True, "")
+
+
+def test_a_piece_that_is_not_what_was_vouched_for_does_not_count_and_may_come_again(world: World) -> None:
+    world.need()
+    put(world.blobs, DATA, 0, DATA[:500])
+    for altered in (DATA[:500], bytes(500)):
+        with pytest.raises(Altered):
+            world.blobs.put(DIGEST, 500, altered, hashlib.sha256(DATA[:1000]).hexdigest())
+    assert put(world.blobs, DATA, 500, DATA[500:1000]) == 1000
+    with pytest.raises(Altered):
+        world.blobs.put(DIGEST, 1000, DATA[:-1000], DIGEST)
+    assert (world.blobs.have([DIGEST]), world.blobs.trouble([DIGEST]), world.came) == (False, "", 0)
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
+    assert (world.folder / DIGEST).read_bytes() == DATA
 
 
 def test_what_nobody_needs_is_not_taken(world: World) -> None:
     with pytest.raises(KeyError):
-        world.blobs.put(DIGEST, 0, DATA)
+        put(world.blobs, DATA, 0, DATA)
     assert list(world.folder.iterdir()) == []
 
 
@@ -91,7 +106,7 @@ def test_what_came_with_a_job_is_needed_no_more(world: World) -> None:
 def test_what_has_an_address_is_fetched_and_put_by_nobody(world: World, site: Site) -> None:
     site.files["/data"] = DATA
     assert world.need(address=f"{site.url}/data") == []
-    assert world.blobs.put(DIGEST, 0, b"other") in (0, len(DATA))
+    assert put(world.blobs, DATA, 0, b"other") in (0, len(DATA))
     wait_for(lambda: world.came)
     assert world.blobs.have([DIGEST])
     assert (world.folder / DIGEST).read_bytes() == DATA
@@ -109,7 +124,7 @@ def test_what_is_fetched_and_is_not_what_it_should_be_is_told_and_may_be_had_ano
     assert not (world.folder / DIGEST).exists()
     assert world.need() == [DIGEST]
     assert world.blobs.trouble([DIGEST]) == ""
-    assert world.blobs.put(DIGEST, 0, DATA) == len(DATA)
+    assert put(world.blobs, DATA, 0, DATA) == len(DATA)
     assert (world.folder / DIGEST).read_bytes() == DATA
 
 
@@ -125,14 +140,14 @@ def small(world: World) -> Iterator[World]:
 def test_what_a_full_disk_does_not_take_is_not_there_and_may_be_sent_again(small: World) -> None:
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     assert small.need() == [DIGEST]
-    assert small.blobs.put(DIGEST, 0, DATA[:900]) == 900
+    assert put(small.blobs, DATA, 0, DATA[:900]) == 900
     with pytest.raises(OSError, match="large"):
-        small.blobs.put(DIGEST, 900, DATA[900:])
+        put(small.blobs, DATA, 900, DATA[900:])
     with pytest.raises(OSError, match="large"):
         small.blobs.add("other", DIGEST, DATA)
     assert not small.blobs.have([DIGEST])
     resource.setrlimit(resource.RLIMIT_FSIZE, (before[1], before[1]))
-    assert small.blobs.put(DIGEST, 900, DATA[900:]) == len(DATA)
+    assert put(small.blobs, DATA, 900, DATA[900:]) == len(DATA)
     assert (small.folder / DIGEST).read_bytes() == DATA
 
 
@@ -147,7 +162,7 @@ def test_what_no_job_needs_any_more_makes_room_the_oldest_first(tmp_path: Path) 
 
     def bring(job: str, number: int) -> None:
         kept.need(job, {names[number]: [1, None]})
-        kept.put(names[number], 0, bytes([number]))
+        put(kept, bytes([number]), 0, bytes([number]))
 
     bring("kept", 0)
     for number in (1, 2, 3):
@@ -172,15 +187,15 @@ def test_what_a_job_that_does_not_come_was_given_makes_room_too(tmp_path: Path) 
     kept.listen(lambda: None)
     kept.need("does not", {other: [5, None], DIGEST: [len(DATA), None]})
     kept.need("comes", {DIGEST: [len(DATA), None]})
-    kept.put(other, 0, b"0123")
-    kept.put(DIGEST, 0, DATA)
+    put(kept, b"01234", 0, b"0123")
+    put(kept, DATA, 0, DATA)
     kept.taken("comes")
     kept.release_awaited()
     assert files(tmp_path) == {DIGEST, other}, "there is room for what may still be needed"
     kept.release("comes")
     assert files(tmp_path) == {DIGEST}
     with pytest.raises(KeyError):
-        kept.put(other, 4, b"4")
+        put(kept, b"01234", 4, b"4")
     assert kept.need("another", {DIGEST: [len(DATA), None]}) == []
 
 
@@ -188,9 +203,9 @@ def test_as_long_as_pieces_come_a_job_is_waited_for(tmp_path: Path) -> None:
     kept = Blobs(str(tmp_path), room=0, waited_s=PATIENCE_S)
     kept.listen(lambda: None)
     kept.need("job", {DIGEST: [len(DATA), None]})
-    kept.put(DIGEST, 0, DATA[:1000])
+    put(kept, DATA, 0, DATA[:1000])
     kept.release_awaited()
-    assert kept.put(DIGEST, 1000, DATA[1000:]) == len(DATA)
+    assert put(kept, DATA, 1000, DATA[1000:]) == len(DATA)
 
 
 def test_what_is_fetched_for_a_job_that_does_not_come_is_there_for_others(tmp_path: Path, site: Site) -> None:
@@ -224,12 +239,12 @@ def test_pieces_that_overtake_one_another_wait_for_their_turn(tmp_path: Path) ->
     blobs.need("a", {digest: [len(data), None]})
     told: list[int] = []
     threads = [
-        threading.Thread(target=lambda at=at: told.append(blobs.put(digest, at, data[at : at + 30]))) for at in (60, 30)
+        threading.Thread(target=lambda at=at: told.append(put(blobs, data, at, data[at : at + 30]))) for at in (60, 30)
     ]
     for thread in threads:
         thread.start()
     assert not told
-    assert blobs.put(digest, 0, data[:30]) >= 30
+    assert put(blobs, data, 0, data[:30]) >= 30
     for thread in threads:
         thread.join()
     assert (blobs.have([digest]), blobs.trouble([digest]), max(told)) == (True, "", 90)
@@ -241,17 +256,17 @@ def test_what_lies_there_is_what_was_hashed_whoever_comes_for_the_same_place(tmp
     blobs.listen(lambda: None)
     digest = hashlib.sha256(data).hexdigest()
     blobs.need("a", {digest: [len(data), None]})
-    first = threading.Thread(target=blobs.put, args=(digest, 30, data[30:60]))
+    first = threading.Thread(target=put, args=(blobs, data, 30, data[30:60]))
     first.start()
     wait_for(lambda: (tmp_path / digest).exists() and (tmp_path / digest).stat().st_size == 60)
     # Its client sends it once more, and has changed it meanwhile; another piece overlaps.
-    others = [threading.Thread(target=blobs.put, args=(digest, at, bytes(30))) for at in (30, 45)]
+    others = [threading.Thread(target=put, args=(blobs, data, at, bytes(30))) for at in (30, 45)]
     for other in others:
         other.start()
         other.join(BRIEFLY_S)
         assert other.is_alive()
-    blobs.put(digest, 0, data[:30])
+    put(blobs, data, 0, data[:30])
     for thread in (first, *others):
         thread.join(PATIENCE_S)
-    assert blobs.put(digest, 60, data[60:]) == 90
+    assert put(blobs, data, 60, data[60:]) == 90
     assert (blobs.have([digest]), (tmp_path / digest).read_bytes()) == (True, data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from brought import put
 from sites import Site, site
 from waiting import PATIENCE_S, wait_for
 
@@ -115,7 +116,7 @@ def test_calls_that_wait_for_what_they_are_given_are_cancelled_too(world: World,
     for step in steps:
         assert world.opened.cancel(job, step) == []
     assert world.cancelled == gone
-    world.blobs.put(DIGEST, 0, GIVEN)
+    put(world.blobs, GIVEN, 0, GIVEN)
     assert world.all_of(0) == [number for number in (1, 2, 3) if number not in gone]
     assert world.over == ["a"]
 
@@ -161,7 +162,7 @@ def test_calls_wait_until_all_is_there_that_they_are_given_and_others_do_not(wor
     assert world.opened.take(0, 1, 0.0) == (2, 3)
     world.opened.done((2, 3))
     assert world.opened.idle_since() is None
-    world.blobs.put(DIGEST, 0, GIVEN)
+    put(world.blobs, GIVEN, 0, GIVEN)
     assert world.opened.take(0, 1, 0.0) == (1, 2)
     world.opened.done((1, 2))
     assert world.opened.idle_since() is not None
@@ -170,7 +171,7 @@ def test_calls_wait_until_all_is_there_that_they_are_given_and_others_do_not(wor
 def test_what_a_job_is_given_is_kept_until_it_is_over_once_it_has_come(tmp_path: Path) -> None:
     world = World(tmp_path, room=0, waited_s=0.0)
     world.blobs.need("a", {DIGEST: [len(GIVEN), None]})
-    world.blobs.put(DIGEST, 0, GIVEN)
+    put(world.blobs, GIVEN, 0, GIVEN)
     world.add("a", 1, DIGEST)
     world.blobs.release_awaited()
     assert world.blobs.have([DIGEST])
@@ -201,7 +202,7 @@ def test_what_an_actor_is_asked_waits_for_what_it_was_asked_before(world: World)
     world.add("asked", 1, actor="one")
     assert world.opened.take(0, 1, 0.0) == (2, 3)
     assert world.opened.rest() == [(1, 2), (3, 4)]
-    world.blobs.put(DIGEST, 0, GIVEN)
+    put(world.blobs, GIVEN, 0, GIVEN)
     assert [world.opened.take(1, 1, 0.0), world.opened.take(1, 1, 0.0)] == [(1, 2), (3, 4)]
 
 

@@ -174,6 +174,26 @@ def test_a_sealed_request_counts_only_as_it_was_sealed(world: World, tmp_path: P
     assert started(tmp_path / "starts") == 1
 
 
+def test_a_piece_counts_only_as_it_was_sealed_behind_those_before_it(world: World) -> None:
+    speaker, data = Speaker(world.spoken), os.urandom(3000)
+    sha256 = seal.digest(data)
+    assert json.loads(speaker.ask("/need/job", json.dumps({sha256: [3000, None]}).encode()).body)["missing"] == [sha256]
+
+    def put(at: int, piece: bytes, digest: str) -> tuple[int, bytes]:
+        path, count = f"/put/{sha256}/{at}", next(speaker.counts)
+        mac = seal.of_request(speaker.key, path, count, digest, len(piece))
+        answer = world.spoken.ask(speaker.sealed(path, piece, count=count, fields={seal.DIGEST: digest, seal.MAC: mac}))
+        return answer.status if seal.MAC.lower() in answer.fields else -answer.status, answer.body
+
+    assert put(0, data[:1000], seal.digest(data[:1000])) == (200, b'{"at": 1000}')
+    # Nobody vouches for the refusal, so that the client sends it once more.
+    assert put(1000, data[1001:2001], seal.digest(data[:2000]))[0] == -400
+    assert put(1000, data[1000:2000], seal.digest(data[1000:2000]))[0] == -400, "it is that of the piece alone"
+    assert put(1000, data[1000:2000], seal.digest(data[:2000])) == (200, b'{"at": 2000}')
+    assert put(2000, data[2000:], sha256) == (200, b'{"at": 3000}')
+    assert json.loads(speaker.ask("/need/job", json.dumps({sha256: [3000, None]}).encode()).body)["missing"] == []
+
+
 def test_what_was_said_to_another_session_is_not_heard_here(world: World, tmp_path: Path) -> None:
     theirs, ours = Speaker(world.other), Speaker(world.spoken)
     order = payload(start, tmp_path / "starts")

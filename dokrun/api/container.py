@@ -68,28 +68,30 @@ class Container:
         self._check(key, 0, "/hello", answer)
         self._speaker, self._key = speaker, key
 
-    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0) -> bytearray:
-        """Ask something that may take `wait_s` seconds.
+    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0, digest: str | None = None) -> bytearray:
+        """Ask something that may take `wait_s` seconds; `digest` is vouched for, or that of the body.
 
         Raises:
             NotSent: the container cannot have heard it.
             NoAnswer: no answer came, or (`Unvouched`) one that is not the container's.
             Refused: it does not do that; what its words are, is in `error_msg`.
         """
-        answered = self._answered(path, body, PATIENCE_S + wait_s, None)
+        answered = self._answered(path, body, PATIENCE_S + wait_s, digest=digest)
         return answered if isinstance(answered, bytearray) else bytearray(answered)
 
     def fill(self, path: str, into: memoryview) -> int:
         """Ask for some bytes, and have them from the beginning of `into` on. Tells how many. Raises as `ask` does."""
-        answered = self._answered(path, b"", PATIENCE_S, into)
+        answered = self._answered(path, b"", PATIENCE_S, into=into)
         count = min(len(answered), len(into))
         if isinstance(answered, bytearray):  # it could not be known that there was room
             into[:count] = answered[:count]
         return count
 
-    def _answered(self, path: str, body: Body, timeout_s: float, into: memoryview | None) -> bytearray | memoryview:
+    def _answered(
+        self, path: str, body: Body, timeout_s: float, *, digest: str | None = None, into: memoryview | None = None
+    ) -> bytearray | memoryview:
         content = json.dumps(body).encode() if isinstance(body, dict) else memoryview(body)
-        digest, count = seal.digest(content), next(self._counts)
+        digest, count = seal.digest(content) if digest is None else digest, next(self._counts)
         headers = {
             seal.SPEAKER: self._speaker,
             seal.COUNT: str(count),

@@ -46,10 +46,10 @@ class Carrying:
         """Have a segment sent. Returns it without its bytes. Raises StorageError."""
         if segment.data is None:
             return segment
-        apart, ways = segment._replace(data=None), self.link.ways
+        apart, ways = segment._replace(data=None, marks=()), self.link.ways
         if ways is not None and (self._is_safe(segment) or self.bucket is None):
             try:
-                self._straight(ways, segment, segment.data)
+                self._straight(ways, segment)
             except (Gone, errors.ApiError) as error:
                 _log.info("what a call is given does not get straight to its session: %s", error)
             else:
@@ -64,17 +64,17 @@ class Carrying:
         """Tell whether it can be sent again, where it has to be."""
         return not self.again or self.copies.has_room(segment)
 
-    def _straight(self, ways: Ways, segment: Segment, data: memoryview) -> None:
+    def _straight(self, ways: Ways, segment: Segment) -> None:
         missing = ways.need(self.job_id, {segment.sha256: (segment.size, None)})
         with_call = missing and segment.size <= COPIED_BYTES
         if with_call or (self.again and self._is_safe(segment)):
-            data = self._hold(segment)
+            segment = self._hold(segment)
         elif self.again:
             _log.warning("no copy is kept of a call's %d MiB: if its session is lost, call again", segment.size >> 20)
         if missing and not with_call:
-            ways.put(self.job_id, segment.sha256, data)
+            ways.put(self.job_id, segment)
         self.straight.add(segment.sha256)
 
-    def _hold(self, segment: Segment) -> memoryview:
+    def _hold(self, segment: Segment) -> Segment:
         copy = self.held[segment.sha256] = self.copies.of(segment)
-        return copy.data
+        return copy.segment

@@ -12,12 +12,12 @@ ROOM_BYTES = 2 << 30
 
 
 class Copy:
-    """Some bytes, `data`, which nobody changes."""
+    """A segment whose bytes nobody changes."""
 
-    __slots__ = ("__weakref__", "data")
+    __slots__ = ("__weakref__", "segment")
 
-    def __init__(self, data: memoryview) -> None:
-        self.data = memoryview(bytes(data))
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment._replace(data=memoryview(bytes(segment.data or b"")))
 
 
 class Copies:
@@ -37,7 +37,7 @@ class Copies:
         with self._lock:
             copy = self._copies.get(segment.sha256)
             if copy is None:
-                copy = self._copies[segment.sha256] = Copy(segment.data or memoryview(b""))
+                copy = self._copies[segment.sha256] = Copy(segment)
             return copy
 
     def has_room(self, segment: Segment) -> bool:
@@ -47,4 +47,4 @@ class Copies:
     @property
     def size_bytes(self) -> int:
         """How large they are together."""
-        return sum(copy.data.nbytes for copy in list(self._copies.values()))
+        return sum(copy.segment.size for copy in list(self._copies.values()))

@@ -110,7 +110,7 @@ class Sending:
             for sha256 in self._ways.need(flight.ticket, needs):
                 if sha256 not in flight.held:
                     raise errors.DokrunError("what it is given lay in a container that is gone")
-                self._ways.put(flight.ticket, sha256, flight.held[sha256].data)
+                self._ways.put(flight.ticket, flight.held[sha256].segment)
 
     def _send_together(self, together: Sequence[tuple[Flight, bytes]]) -> None:
         if together:

@@ -58,8 +58,18 @@ class Speaking:
         """
         self._repeat(self._container.hello, None)
 
-    def ask(self, path: str, body: Body = b"", *, wait_s: float = 0.0, tries: int | None = None) -> bytearray:
+    def ask(
+        self,
+        path: str,
+        body: Body = b"",
+        *,
+        wait_s: float = 0.0,
+        tries: int | None = None,
+        digest: Callable[[], str] | None = None,
+    ) -> bytearray:
         """Ask something that may take `wait_s` seconds, `tries` times at most.
+
+        `digest` tells, each time, what is vouched for in place of the body's own digest, where it is something else.
 
         Raises:
             Gone: it is no more.
@@ -68,7 +78,9 @@ class Speaking:
             NoAnswer: `tries` are over.
             Tampered: what answers is not the container.
         """
-        return self._repeat(lambda: self._container.ask(path, body, wait_s=wait_s), tries)
+        return self._repeat(
+            lambda: self._container.ask(path, body, wait_s=wait_s, digest=None if digest is None else digest()), tries
+        )
 
     def fill(self, path: str, into: memoryview, *, tries: int | None = None) -> int:
         """Ask for some bytes, and have them from the beginning of `into` on. Tells how many. Raises as `ask` does."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import tempfile
@@ -15,7 +16,9 @@ from dokrun.bucket import Bucket
 from dokrun.engine.parts import Parts
 from dokrun.engine.pieces import in_pieces
 from dokrun.engine.speaking import Speaking, TooLarge
+from dokrun.payload.marked import beginning, is_changed, marked, with_marks
 from dokrun.shim import protocol
+from dokrun.shim.envelope import Segment
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -54,7 +57,7 @@ class Ways:
         missing: list[str] = json.loads(self.speaking.ask(f"/need/{job_id}", dict(wanted)))["missing"]
         return missing
 
-    def put(self, job_id: str, sha256: str, data: memoryview) -> None:
+    def put(self, job_id: str, segment: Segment) -> None:
         """Send some bytes that are needed: straight, or through the bucket, where they stay, if that way is shut.
 
         Raises:
@@ -63,13 +66,13 @@ class Ways:
             StorageError: nor through the bucket.
         """
         try:
-            self._put_straight(sha256, data)
+            self._put_straight(segment)
         except errors.NoAnswer:
-            bucket, key = self._parts.bucket, keys.blob(sha256)
+            bucket, key = self._parts.bucket, keys.blob(segment.sha256)
             if bucket is None:
                 raise
-            bucket.put_once(key, data, sha256)
-            self.need(job_id, {sha256: (len(data), bucket.address(key))})
+            bucket.put_once(key, segment.data or b"", segment.sha256)
+            self.need(job_id, {segment.sha256: (segment.size, bucket.address(key))})
 
     @contextmanager
     def order(self, ticket: str, data: bytes) -> Iterator[str]:
@@ -77,32 +80,41 @@ class Ways:
 
         Tells its digest. Raises as `put` does.
         """
-        sha256, bucket, key = hashlib.sha256(data).hexdigest(), self._parts.bucket, keys.order(self._session, ticket)
-        self.need(ticket, {sha256: (len(data), None)})
+        segment, bucket, key = marked(data), self._parts.bucket, keys.order(self._session, ticket)
+        self.need(ticket, {segment.sha256: (segment.size, None)})
         try:
-            self._put_straight(sha256, memoryview(data))
+            self._put_straight(segment)
         except errors.NoAnswer:
             if bucket is None:
                 raise
         else:
-            yield sha256
+            yield segment.sha256
             return
         try:
             bucket.put(key, data)
-            self.need(ticket, {sha256: (len(data), bucket.address(key))})
-            yield sha256
+            self.need(ticket, {segment.sha256: (segment.size, bucket.address(key))})
+            yield segment.sha256
         finally:
             self._remove(bucket, key)
 
-    def _put_straight(self, sha256: str, data: memoryview) -> None:
+    def _put_straight(self, segment: Segment) -> None:
+        segment, data = with_marks(segment), segment.data or memoryview(b"")
+
         def move(at: int, end: int) -> int:
-            told = self.speaking.ask(f"/put/{sha256}/{at}", data[at:end], tries=self._tries)
+            tries = itertools.count()
+
+            def digest() -> str:
+                if next(tries) and is_changed(segment, at):
+                    raise errors.StorageError("an argument was changed while it was being sent; call again")
+                return beginning(segment, end)
+
+            told = self.speaking.ask(f"/put/{segment.sha256}/{at}", data[at:end], tries=self._tries, digest=digest)
             return int(json.loads(told)["at"])
 
         at = 0
-        while at < len(data):
+        while at < segment.size:
             try:
-                at = in_pieces(at, len(data), self.piece, move)
+                at = in_pieces(at, segment.size, self.piece, move)
             except TooLarge:
                 if self.piece <= SMALLEST_PIECE:
                     raise errors.NoAnswer("not even small pieces get to the session") from None

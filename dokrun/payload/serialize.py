@@ -17,6 +17,7 @@ from dokrun.errors import NotSerializable
 from dokrun.given import File, Put, path_of, value_of
 from dokrun.living import kept
 from dokrun.payload.cached import Cached, is_cached, stands_alone
+from dokrun.payload.marked import marked
 from dokrun.shim.beside import Beside
 from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 
@@ -53,7 +54,7 @@ class Serializer:
         """
         try:
             given = tuple(map(apart, args)), {name: apart(value) for name, value in kwargs.items()}
-            return dump_value(given, self._dumps)
+            return dump_value(given, self._dumps, marked)
         except Exception as error:
             bound = signature.bind(*args, **kwargs).arguments
             raise _not_serializable("argument", bound.items(), error) from error
@@ -66,7 +67,7 @@ class Serializer:
         """
         self._function = function
         try:
-            return dump_value(function, self._dumps)
+            return dump_value(function, self._dumps, marked)
         except Exception as error:
             raise _not_serializable(f"function {name}:", _references(function), error) from error
         finally:
@@ -80,7 +81,7 @@ class Serializer:
     def value(self, value: Any) -> list[Segment]:
         """Pickle a value on its own. Raises NotSerializable, which names the path inside it."""
         try:
-            return dump_value(value, self._dumps)
+            return dump_value(value, self._dumps, marked)
         except Exception as error:
             raise _not_serializable("value", [(type(value).__name__, value)], error) from error
 

@@ -26,6 +26,9 @@ EVENTS_BYTES = 4 << 20
 # How long a question waits for something to tell: the service's proxy cuts what takes longer.
 LONGEST_WAIT_S = 25.0
 
+# What brings a piece of something large.
+PUT = "put"
+
 # A status, and what is answered: bytes, or something for JSON.
 Told = Tuple[int, Any]
 
@@ -70,7 +73,7 @@ class Requests:
             "get": self._get,
             "need": self._need,
             "open": self._connect,
-            "put": self._put,
+            PUT: self._put,
             "read": self._read,
             "send": self._send,
             "shut": self._shut,
@@ -86,9 +89,9 @@ class Requests:
             _check_digest(sha256)
         return 200, {"missing": self._blobs.need(job, wanted)}
 
-    def _put(self, _speaker: Speaker, body: Piece, sha256: str, at: str) -> Told:
+    def _put(self, _speaker: Speaker, body: Piece, sha256: str, at: str, digest: str) -> Told:
         self._opened.touch()
-        return 200, {"at": self._blobs.put(sha256, int(at), body)}
+        return 200, {"at": self._blobs.put(sha256, int(at), body, digest)}
 
     # Calls.
 

@@ -23,6 +23,10 @@ TURN_S = 5.0
 CHANGED = "it is not what was announced; nobody may change it while it is being sent"
 
 
+class Altered(Exception):
+    """What has come is not what was vouched for."""
+
+
 class Blob:
     """Some bytes: how many, how many of them are here, and for which jobs. `failed` says why no more will come."""
 
@@ -109,11 +113,22 @@ class Blobs:
                     file.write(data)
                 blob.at = blob.size
 
-    def put(self, sha256: str, at: int, piece: Piece) -> int:
-        """Take the next piece of one. Tells how much of it is here. Raises KeyError, and OSError where it has no room.
+    def put(self, sha256: str, at: int, piece: Piece, digest: str) -> int:
+        """Take the next piece of one. Tells how much of it is here.
 
         A piece that comes before the one that it follows is written, and counts when that one does; one that is not the
         next then changes nothing.
+
+        Args:
+            sha256: which one.
+            at: where the piece begins.
+            piece: its bytes.
+            digest: the SHA-256 of all bytes up to its end: one pass over them tells both each piece and the whole.
+
+        Raises:
+            KeyError: nobody needs it.
+            Altered: the piece is not what the digest is of; it does not count.
+            OSError: there is no room for it.
         """
         end = at + len(piece)
         with self._lock:
@@ -131,7 +146,7 @@ class Blobs:
                 self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
                 if at != blob.at or blob.fetching:
                     return blob.at
-                whole = self._count(sha256, blob, piece)
+                whole = self._count(sha256, blob, piece, digest)
                 reached = blob.size if whole else blob.at
         finally:
             os.close(file)
@@ -142,14 +157,17 @@ class Blobs:
             self._came()
         return reached
 
-    def _count(self, sha256: str, blob: Blob, piece: Piece) -> bool:
-        """Take note of the next piece, which was written. Tells whether it is the last."""
+    def _count(self, sha256: str, blob: Blob, piece: Piece, digest: str) -> bool:
+        """Take note of the next piece, which was written. Tells whether it is the last. Raises Altered."""
+        reached = blob.digest.copy() if blob.at else hashlib.sha256()
+        reached.update(piece)
+        if reached.hexdigest() != digest:
+            raise Altered
         if not blob.at:
-            blob.digest, blob.failed = hashlib.sha256(), ""
-        blob.digest.update(piece)
-        blob.at += len(piece)
+            blob.failed = ""
+        blob.digest, blob.at = reached, blob.at + len(piece)
         whole = blob.whole
-        if whole and blob.digest.hexdigest() != sha256:
+        if whole and digest != sha256:
             blob.failed, blob.at = CHANGED, 0
         self._turn.notify_all()
         self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)

@@ -56,11 +56,15 @@ class FormatError(EnvelopeError):
 
 
 class Segment(NamedTuple):
-    """Some bytes, by digest and size; without `data` they lie elsewhere, with it the digest may be empty."""
+    """Some bytes, by digest and size; without `data` they lie elsewhere, with it the digest may be empty.
+
+    Where `marks` are kept, they tell how the digest stood after each `protocol.PIECE_BYTES`, and at the end.
+    """
 
     sha256: str
     size: int
     data: Optional[memoryview] = None
+    marks: Tuple[Any, ...] = ()
 
 
 def segment_of(data: Buffer) -> Segment:

@@ -5,7 +5,8 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /hello                      the token, and a nonce → {"speaker", "nonce"}
     /need/JOB                   {sha256: [size, address or null]} → {"missing": […]}: what a job's calls are given, and
                                 which of it is to be put
-    /put/SHA256/AT              the next piece of it → {"at"}: how much is here
+    /put/SHA256/AT              the next piece of it → {"at"}: how much is here; the request's digest is not that of the
+                                piece alone, but of all bytes up to its end
     /calls/ORDER                payloads, one after another → {"taken"}: of each {"base"}, the number of its first call,
                                 or {"refused": {"reason", "message"}}
     /calls/ORDER/SHA256         the same, of what was put since it is large; {} while that is not there yet
@@ -37,7 +38,6 @@ says, and when nobody has been heard for so long and there is nothing to do.
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import hashlib
 import json
 import os
 import pickle
@@ -46,8 +46,8 @@ import time
 from typing import Any, Dict, Optional, Tuple
 
 from . import protocol, seal, stopping
-from .asked import Requests, Told, remove
-from .blobs import Blobs
+from .asked import PUT, Requests, Told, remove
+from .blobs import Altered, Blobs
 from .drain import Drain, Places, lanes_for
 from .envelope import pack, unnamed
 from .job import Job
@@ -189,21 +189,26 @@ class Session:
         if who.speaker is None:
             self._opened.touch()
             return self._speakers.hello(head, who.name)
-        if hashlib.sha256(body).hexdigest() != who.digest:
-            raise Refused(400)
-        status, told = self._done(who.speaker, head.path, body)
+        status, told = self._done(who.speaker, head.path, body, who.digest)
         answered = told if isinstance(told, bytes) else json.dumps(told).encode()
         mac = seal.of_answer(who.speaker.key, who.count, status, seal.digest(answered), len(answered))
         return Answer(status, [answered], ((seal.MAC, mac),))
 
-    def _done(self, speaker: Speaker, path: str, body: Piece) -> Told:
+    def _done(self, speaker: Speaker, path: str, body: Piece, digest: str) -> Told:
+        """Do what is asked, if it is what was vouched for. Tells what is answered. Raises Refused where it is not."""
         what, *rest = path[1:].split("/")
+        if what == PUT:
+            rest.append(digest)  # it is compared when the pieces before this one are here
+        elif seal.digest(body) != digest:
+            raise Refused(400)
         if what not in self._does:
             return 404, {}
         try:
             return self._does[what](speaker, body, *rest)
         except Refused as refused:
             return refused.status, refused.told
+        except Altered as error:
+            raise Refused(400) from error
         except OSError as error:  # the disk is full, say
             return 507, {"message": str(error)}
         except Exception as error:  # noqa: BLE001 - whoever asks shall hear of it
