@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import threading
+from functools import partial
 from typing import Any, Callable, Dict, Iterable, List, Optional, Tuple
 
 from . import envelope, fetch, output, protocol, seal
@@ -16,6 +17,7 @@ from .job import Job
 from .lane import Lane
 from .layout import lay_out
 from .opened import Opened
+from .orders import Orders
 from .post import Place, Post
 from .receive import PayloadRefused, check_versions
 from .serve import Piece, Refused
@@ -46,6 +48,7 @@ class Requests:
     Attributes:
         lanes: where the calls run.
         streams: the connections to servers in the container.
+        orders: the payloads that have come.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class Requests:
         self.streams = Streams()
         self._taking = threading.Lock()
         self._laid_out: List[str] = []
-        self._payloads = 0
+        self.orders = Orders(folder)
         self._sent: Dict[int, Dict[str, str]] = {}
 
     def known(self) -> Dict[str, Callable[..., Told]]:
@@ -113,9 +116,9 @@ class Requests:
                 with open(os.path.join(self._folder, "blobs", sha256), "rb") as file:
                     body = file.read()
             taken, start, view = [], 0, memoryview(body)
-            with self._opened.together():
+            with self.orders.keep(body) as kept, self._opened.together():
                 for end, header, segments in unpack_all(view):
-                    taken.append(self._take(speaker, view[start:end], header, segments))
+                    taken.append(self._take(speaker, partial(kept.part, start, end), header, segments))
                     start = end
             answered = speaker.answers[int(order)] = json.dumps({"taken": taken}).encode()
             if len(speaker.answers) > seal.WINDOW:
@@ -123,12 +126,12 @@ class Requests:
             return 202, answered
 
     def _take(
-        self, speaker: Speaker, payload: Piece, header: Dict[str, Any], segments: List[envelope.Segment]
+        self, speaker: Speaker, keep: Callable[[], str], header: Dict[str, Any], segments: List[envelope.Segment]
     ) -> Dict[str, Any]:
         """Take one payload. Tells the number of its first call, or why it is refused."""
         try:
             check_versions(header)
-            job = self._add(speaker, payload, header, segments)
+            job = self._add(speaker, keep, header, segments)
         except PayloadRefused as error:
             return {"refused": {"reason": error.reason, "message": str(error)}}
         except OSError as error:
@@ -138,23 +141,21 @@ class Requests:
         return {"base": job.packs.base}
 
     def _add(
-        self, speaker: Speaker, payload: Piece, header: Dict[str, Any], segments: List[envelope.Segment]
+        self, speaker: Speaker, keep: Callable[[], str], header: Dict[str, Any], segments: List[envelope.Segment]
     ) -> Optional[Job]:
-        self._payloads += 1
-        name = f"{protocol.PAYLOAD}-{self._payloads}"
-        path = os.path.join(self._folder, name)
+        name, needed = keep(), [segment.sha256 for segment in segments if segment.data is None]
         try:
-            with open(path, "wb") as file:
-                file.write(payload)
             for number in header["given"]:
                 segment = segments[number]
                 if segment.data is not None:
                     self._blobs.add(header.get("ticket", header["job"]), segment.sha256, segment.data)
-        except OSError:
-            remove(path)  # others want the room
+            job = self._opened.add(header, name, needed, speaker.mail, lambda: self._lay_out(header, segments))
+        except BaseException:
+            self.orders.let_go(name)
             raise
-        needed = [segment.sha256 for segment in segments if segment.data is None]
-        return self._opened.add(header, name, needed, speaker.mail, lambda: self._lay_out(header, segments))
+        if job is None:
+            self.orders.let_go(name)
+        return job
 
     def _lay_out(self, header: Dict[str, Any], segments: List[envelope.Segment]) -> None:
         """Write a job's source files to where those of the others are. Raises OSError and ValueError."""

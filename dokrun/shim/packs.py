@@ -15,7 +15,8 @@ from .envelope import EnvelopeError, Record, Segment, read_record
 class Packs:
     """Finds a call by its number.
 
-    `base` is the first one's, and `name` the payload's file: a session has many, whose calls are numbered on and on.
+    `base` is the first one's, and `name` tells where the payload lies (see `place_of`): a session has many, whose calls
+    are numbered on and on.
     """
 
     def __init__(self, packs: List[Dict[str, Any]], *, base: int = 0, name: str = protocol.PAYLOAD) -> None:
@@ -57,3 +58,9 @@ class Packs:
         """Tell the pack that a call is in, and its place there."""
         found = bisect.bisect_right(self._starts, number) - 1
         return self._packs[found], number - self._starts[found]
+
+
+def place_of(name: str) -> Tuple[str, slice]:
+    """Tell in which file the payload of a name lies, and where there."""
+    file, at, place = name.partition("@")
+    return (file, slice(*map(int, place.split("-")))) if at else (file, slice(None))

@@ -46,7 +46,7 @@ import time
 from typing import Any, Dict, Optional, Tuple
 
 from . import protocol, seal, stopping
-from .asked import PUT, Requests, Told, remove
+from .asked import PUT, Requests, Told
 from .blobs import Altered, Blobs
 from .drain import Drain, Places, lanes_for
 from .envelope import pack, unnamed
@@ -176,7 +176,7 @@ class Session:
         }
 
     def _over(self, job: Job) -> None:
-        remove(os.path.join(self._places.folder, job.packs.name))
+        self._requests.orders.let_go(job.packs.name)
 
     # Requests.
 

@@ -36,7 +36,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 from . import envelope, lifeline, output, protocol
 from .cell import Cell
 from .envelope import Segment
-from .packs import Packs
+from .packs import Packs, place_of
 from .report import Report, describe, exception_report, exit_status, failure_report, text_of, value_report
 
 # Where actors live.
@@ -110,6 +110,8 @@ class Payloads:
         # With what they are: the digests of their pickles, or their names. The one that was called last is the last.
         self._functions: Dict[Key, Tuple[Key, Callable[..., Any]]] = {}
         self._opened: Dict[str, Calls] = {}
+        # The file that was opened last: payloads that have come together lie in one.
+        self._mapped = "", memoryview(b"")
         self._former: Dict[str, Optional[str]] = {}
         self.attempt = os.environ.get(protocol.ATTEMPT)
         os.environ[protocol.GIVEN_DIR] = self.blobs
@@ -149,6 +151,13 @@ class Payloads:
         file.close()
         return {**answer, "good": good}
 
+    def payload(self, name: str) -> memoryview:
+        """Map a payload."""
+        file, place = place_of(name)
+        if self._mapped[0] != file:
+            self._mapped = file, map_file(os.path.join(self.folder, file))
+        return self._mapped[1][place]
+
     def calls(self, name: str, base: int) -> "Calls":
         """Tell the calls of a payload, opened once, unless many others were opened since."""
         if name not in self._opened:
@@ -164,7 +173,7 @@ class Calls:
     def __init__(self, payloads: Payloads, name: str, base: int) -> None:
         self._payloads = payloads
         self._cell = payloads.cell
-        self._header, self._segments = envelope.unpack(map_file(os.path.join(payloads.folder, name)))
+        self._header, self._segments = envelope.unpack(payloads.payload(name))
         self._job = self._header["job"]
         self._packs = Packs(self._header["calls"], base=base)
         attempt = self._header.get("attempt", payloads.attempt)
