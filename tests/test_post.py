@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import socket
+import threading
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE_S
 
 from dokrun.shim.blobs import Blobs
-from dokrun.shim.envelope import pack
+from dokrun.shim.envelope import pack, unnamed
 from dokrun.shim.job import Job
 from dokrun.shim.mail import Event, Mail
 from dokrun.shim.opened import Opened
 from dokrun.shim.post import Post
+from dokrun.shim.protocol import PIECE_BYTES
+from dokrun.shim.serve import Stretch
 
 SIZE = len(pack({"call": 1}, []))
 # How much is told at once: two reports.
@@ -48,7 +55,7 @@ class World:
         """Hear what calls have come to, in a file."""
         path = self.folder / f"report-{numbers[0]}"
         path.write_bytes(b"".join(pack({"call": number}, []) for number in numbers))
-        self.post.add(str(path), good=True)
+        self.post.add(str(path), {}, good=True)
 
     def come(self, mail: Mail, *numbers: int) -> None:
         """Hear from somebody which events have come."""
@@ -84,6 +91,60 @@ def test_the_reports_of_a_file_are_told_together_to_each_who_wants_to_know_of_th
     world.report(1, 2, 3)
     world.post.failed((4, 5), {})
     assert world.first.posts == world.second.posts == [[1, 2, 3], [4]]
+
+
+# Some pieces, the last of them cut; the worker tells of each what it has written.
+PIECES = 3
+LARGE = pack({"call": 1}, [unnamed(os.urandom(PIECES * PIECE_BYTES - (4 << 20)))])
+
+
+def sha256(at: int) -> str:
+    return hashlib.sha256(LARGE[at : at + PIECE_BYTES]).hexdigest()
+
+
+def piece(world: World, at: int) -> tuple[bytes, str]:
+    """Tell a piece of the large report, as it gets to whoever asks, and the digest that it is vouched for with."""
+    data, digest = world.post.piece(1, at)
+    if not isinstance(data, Stretch):
+        return data, digest
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        sending = threading.Thread(target=data.send, args=(theirs,))
+        sending.start()
+        came = ours.recv(len(data), socket.MSG_WAITALL)
+        sending.join(PATIENCE_S)
+    return came, digest
+
+
+@pytest.mark.parametrize("untold", [0, 1, PIECES])
+def test_each_piece_of_a_large_report_goes_with_its_digest(world: World, untold: int) -> None:
+    before = pack({"call": 2}, [])
+    (world.folder / "report").write_bytes(before + LARGE)
+    digests = [sha256(number * PIECE_BYTES) for number in range(PIECES - untold)]
+    world.post.add(str(world.folder / "report"), {"1": digests}, good=True)
+    for at in (0, PIECE_BYTES, 2 * PIECE_BYTES, 0, 1000, len(LARGE)):
+        assert piece(world, at) == (LARGE[at : at + PIECE_BYTES], sha256(at))
+
+
+def test_what_a_worker_has_told_of_a_report_is_taken_once_and_then_what_lies_there(world: World) -> None:
+    (world.folder / "report").write_bytes(LARGE)
+    world.post.add(str(world.folder / "report"), {"1": ["told"] * PIECES}, good=True)
+    assert [piece(world, PIECE_BYTES) for _ in range(3)] == [
+        (LARGE[PIECE_BYTES : 2 * PIECE_BYTES], digest) for digest in ("told", *[sha256(PIECE_BYTES)] * 2)
+    ]
+
+
+def test_of_a_report_that_was_cut_what_is_left_is_told_when_it_is_asked_for_again(world: World) -> None:
+    path = world.folder / "report"
+    path.write_bytes(LARGE)
+    world.post.add(str(path), {"1": [sha256(0)]}, good=True)
+    path.write_bytes(LARGE[:1000])
+    data, _ = world.post.piece(1, 0)
+    assert isinstance(data, Stretch)
+    ours, theirs = socket.socketpair()
+    with ours, theirs, pytest.raises(OSError, match="was cut"):
+        data.send(theirs)
+    assert piece(world, 0) == (LARGE[:1000], hashlib.sha256(LARGE[:1000]).hexdigest())
 
 
 def test_for_somebody_who_is_not_heard_nothing_is_held_and_all_that_nobody_took_is_told_again(world: World) -> None:

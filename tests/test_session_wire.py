@@ -365,7 +365,7 @@ class Echo(serve.Service):
             raise serve.Refused(401)
 
     def answer(self, _head: serve.Head, _who: None, body: serve.Piece) -> serve.Answer:
-        return serve.Answer(200, [body])
+        return serve.Answer(200, body)
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import mmap
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from dokrun import errors
 from dokrun.engine.flight import Flight, Where
 from dokrun.engine.flights import Flights
-from dokrun.engine.reports import Outcome, described
+from dokrun.engine.reports import Outcome, described, room
 from dokrun.engine.speaking import Gone
 from dokrun.engine.ways import Ways
 from dokrun.shim.envelope import Segment, unpack, unpack_all
@@ -119,8 +118,7 @@ class Hearing:
         number, size = int(event["call"]), int(event["size"])
         try:
             with self._bringing:
-                # Costs nothing before it is written to, and begins at a page.
-                data = mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+                data = room(size)
                 self._ways.get(number, memoryview(data))
                 self._open(flight, int(event["base"]), data)
         except Gone:

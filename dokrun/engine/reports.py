@@ -356,14 +356,17 @@ def _why(error: BaseException) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
+def room(size: int) -> mmap.mmap:
+    """Make room for a large result: it begins at a page, and costs nothing before it is written to."""
+    return mmap.mmap(-1, size, access=mmap.ACCESS_COPY)
+
+
 def _read(path: Path) -> memoryview:
     """Read a file into memory that arrays may be made of and written to; no file stays open for it."""
     with path.open("rb", buffering=0) as file:
         size = path.stat().st_size
-        # Anonymous memory costs nothing before it is written to, and begins at a page; a page for each small result
-        # would cost more than it saves.
-        held = mmap.mmap(-1, size, access=mmap.ACCESS_COPY) if size >= protocol.BLOB_SIZE else bytearray(size)
-        data, filled = memoryview(held), 0
+        # A page for each small result would cost more than it saves.
+        data, filled = memoryview(room(size) if size >= protocol.BLOB_SIZE else bytearray(size)), 0
         while filled < size:
             count = file.readinto(data[filled:])
             if not count:

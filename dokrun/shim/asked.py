@@ -31,7 +31,7 @@ LONGEST_WAIT_S = 25.0
 # What brings a piece of something large.
 PUT = "put"
 
-# A status, and what is answered: bytes, or something for JSON.
+# A status, and what is answered: bytes, which may be `Hashed` already, or something for JSON.
 Told = Tuple[int, Any]
 
 
@@ -207,7 +207,7 @@ class Requests:
 
     def _get(self, _speaker: Speaker, _body: Piece, call: str, at: str) -> Told:
         self._opened.touch()
-        return 200, self._post.read(int(call), int(at), protocol.PIECE_BYTES)
+        return 200, self._post.piece(int(call), int(at))
 
     def _send(self, _speaker: Speaker, body: Piece, call: str) -> Told:
         self._opened.touch()

@@ -121,10 +121,11 @@ def make_lanes(first: Worker, places: Places) -> List[Lane]:
 
 def lanes_for(first: Worker, calls: Calls, heard: Optional[Heard], places: Places) -> List[Lane]:
     """Make lanes for some calls; see `Lane`."""
-    folder = places.folder
+    # A session is asked for what is large, in pieces.
+    start = {"folder": places.folder, "hashed": "session" in places.header}
     return [
         Lane(
-            {"folder": folder, "cell": os.path.join(folder, f"cell-{number}"), "environment": environment},
+            {**start, "cell": os.path.join(places.folder, f"cell-{number}"), "environment": environment},
             os.path.join(places.out, f"{number}-"),
             calls,
             heard,

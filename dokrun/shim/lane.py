@@ -9,7 +9,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import signal
 import threading
 import time
-from typing import Any, Dict, Iterator, NamedTuple, Optional, Protocol, Tuple
+from typing import Any, Dict, Iterator, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 from . import cell, memory, protocol, written
 from .envelope import Span
@@ -24,6 +24,8 @@ GROWTH = 4
 EARLY_S = 0.05
 
 Failure = Dict[str, Any]
+# Of the pieces of large reports, by their calls' numbers, as far as the worker has told them.
+Digests = Mapping[str, Sequence[str]]
 
 
 class Calls(Protocol):
@@ -49,7 +51,7 @@ class Pending(Protocol):
 class Reports(Protocol):
     """Where it tells what became of them."""
 
-    def add(self, path: str, *, good: bool) -> None:
+    def add(self, path: str, digests: Digests, *, good: bool) -> None:
         """Take a file of reports that is whole."""
 
     def reached(self, span: Span) -> None:
@@ -107,6 +109,7 @@ class Lane:
         # The call that somebody has ended.
         self._ended_call = cell.NONE
         self._files = 0
+        self._digests: Digests = {}
         self._portion = 1
         self._per_second = 0.0
         self._workers = 0
@@ -162,6 +165,7 @@ class Lane:
         self._files += 1
         path = f"{self._out}{self._files}"
         started = time.monotonic()
+        self._digests = {}
         try:
             reached, good, failure = self._reach(span, path, started, reports)
         except OSError as error:  # no process can be started, or the reports cannot be read
@@ -170,7 +174,7 @@ class Lane:
             message = f"the call could not be seen to its end: {error}"
             failure = protocol.failure(protocol.DIED, self._ran(reached), message)
         if reached > first:
-            reports.add(path, good=good)
+            reports.add(path, self._digests, good=good)
             reports.reached((first, reached))
             self._pace(reached - first, time.monotonic() - started)
         if failure is not None and reached < end:
@@ -206,7 +210,7 @@ class Lane:
                 self._catch_up(ended=False)
                 so_far = written.copied(path)
                 if so_far is not None:
-                    reports.add(so_far, good=True)  # it comes again with the others, and counts once
+                    reports.add(so_far, {}, good=True)  # it comes again with the others, and counts once
                 early = False
             late = self._late(span, started)
             if late is not None:
@@ -215,6 +219,7 @@ class Lane:
             return self._died(worker, span, path, answer)
         self._catch_up(ended=True)
         self._used = True
+        self._digests = answer.get("digests", {})
         if "gpu_memory" in answer:
             self.gpu_memory = max(self.gpu_memory or 0, answer["gpu_memory"])
         return answer["end"], answer["good"], answer.get("failure")

@@ -9,13 +9,14 @@ import contextlib
 import mmap
 import os
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from . import output, protocol
+from . import output, protocol, seal
 from .envelope import EnvelopeError, Span, unpack_all
 from .job import Job, is_attempt
 from .mail import OUTPUT, Event, Mail
 from .reports import entry_of
+from .serve import Stretch
 
 # A report that is larger is not told at once, but fetched; and so is every one, while so much waits to be taken.
 INLINE_BYTES = 256 << 10
@@ -23,11 +24,27 @@ HELD_BYTES = 64 << 20
 
 
 class Place(NamedTuple):
-    """Where a report lies: in which file, from where to where."""
+    """Where a report lies: in which file, from where to where, and the digests of its pieces, as far as they are known.
+
+    Each of them is used once: it is what the worker has written, and whoever asks again is told what lies there.
+    """
 
     path: str
     start: int
     size: int
+    digests: List[str]
+
+
+class Hashed(NamedTuple):
+    """Some bytes, and their SHA-256."""
+
+    data: Union[bytes, Stretch]
+    sha256: str
+
+
+def hashed(data: bytes) -> Hashed:
+    """Hash some bytes."""
+    return Hashed(data, seal.digest(data))
 
 
 class Post:
@@ -53,22 +70,23 @@ class Post:
         # And whose they are, and where those begin.
         self._jobs: Dict[int, Tuple[str, int]] = {}
 
-    def add(self, path: str, *, good: bool) -> None:  # noqa: ARG002 - a session saves no checkpoints
-        """Take a file of reports that is whole."""
+    def add(self, path: str, digests: Mapping[str, Sequence[str]], *, good: bool) -> None:  # noqa: ARG002 - see below
+        """Take a file of reports that is whole. A session saves no checkpoints, so no matter whether all are good."""
         try:
             with open(path, "rb") as file:
                 data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-                self._add(path, data)
+                self._add(path, data, digests)
         except (OSError, ValueError) as error:
             output.say(f"[dokrun] a report is lost: {error}")
 
-    def _add(self, path: str, data: memoryview) -> None:
+    def _add(self, path: str, data: memoryview, digests: Mapping[str, Sequence[str]]) -> None:
         start, taken = 0, []
         try:
             for end, header, _ in unpack_all(data):
-                place = Place(path, start, end - start)
+                number = int(header["call"])
+                place = Place(path, start, end - start, list(digests.get(str(number), ())))
                 what = {"kind": "report", "size": place.size}
-                taken += self._take(int(header["call"]), what, _inline(place, data), place)
+                taken += self._take(number, what, _inline(place, data), place)
                 start = end
         except EnvelopeError as error:
             output.say(f"[dokrun] a report is lost: {error}")
@@ -159,10 +177,21 @@ class Post:
 
     def read(self, number: int, at: int, most: int) -> bytes:
         """Read a piece of a report that nobody has taken yet. Raises KeyError and OSError."""
-        with self._lock:
-            path, start, size = self._places[number]
-        with open(path, "rb") as file:
-            return os.pread(file.fileno(), max(0, min(most, size - at)), start + at)
+        place = self.place(number)
+        with open(place.path, "rb") as file:
+            return os.pread(file.fileno(), max(0, min(most, place.size - at)), place.start + at)
+
+    def piece(self, number: int, at: int) -> Hashed:
+        """Tell the piece of a report that begins there. Raises as `read` does."""
+        place = self.place(number)
+        size, (index, rest) = min(protocol.PIECE_BYTES, place.size - at), divmod(at, protocol.PIECE_BYTES)
+        known = ""
+        if not rest and index < len(place.digests):
+            with self._lock:
+                known, place.digests[index] = place.digests[index], ""
+        if known and size >= protocol.BLOB_SIZE:
+            return Hashed(Stretch(place.path, place.start + at, size), known)
+        return hashed(self.read(number, at, protocol.PIECE_BYTES))
 
     def place(self, number: int) -> Place:
         """Tell where a report lies that nobody has taken yet. Raises KeyError."""

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Mapping, Sequence
 
 from . import fetch, output, protocol
 from .envelope import Span
@@ -58,7 +58,7 @@ class Reports:
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
-    def add(self, path: str, *, good: bool) -> None:
+    def add(self, path: str, _digests: Mapping[str, Sequence[str]], *, good: bool) -> None:
         """Take a file of reports that is whole."""
         with self._changed:
             self._files.append(path)

@@ -11,7 +11,7 @@ import re
 import socket
 import threading
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import Any, Dict, NamedTuple, Optional, Protocol, Tuple, Union
 
 from . import protocol
 from .room import Room
@@ -64,11 +64,29 @@ class Head(NamedTuple):
     size: int
 
 
+class Stretch:
+    """Some bytes of a file, which get into a connection without coming here."""
+
+    def __init__(self, path: str, at: int, size: int) -> None:
+        self._path = path
+        self._at = at
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def send(self, connection: socket.socket) -> None:
+        """Send them. Raises OSError, also where there are less by now."""
+        with open(self._path, "rb") as file:
+            if connection.sendfile(file, self._at, self._size) < self._size:
+                raise OSError("the file was cut")
+
+
 class Answer(NamedTuple):
-    """What is answered: a status, further fields, and the body in pieces."""
+    """What is answered: a status, the body, and further fields."""
 
     status: int
-    body: Sequence[Piece] = ()
+    body: Union[Piece, Stretch] = b""
     fields: Tuple[Tuple[str, str], ...] = ()
 
 
@@ -147,7 +165,7 @@ class Server:
             _send(connection, answer)
         except Refused as refused:
             body = json.dumps(refused.told).encode()
-            _send(connection, Answer(refused.status, [body], (("Connection", "close"),)))
+            _send(connection, Answer(refused.status, body, (("Connection", "close"),)))
             return False
         return head.fields.get("connection", "").lower() != "close"
 
@@ -223,7 +241,7 @@ def read_head(text: bytes) -> Head:
 
 def _send(connection: socket.socket, answer: Answer) -> None:
     connection.settimeout(BODY_S)
-    size = sum(map(len, answer.body))
+    size = len(answer.body)
     lines = [
         f"HTTP/1.1 {answer.status} {REASONS[answer.status]}",
         f"Content-Length: {size}",
@@ -232,11 +250,14 @@ def _send(connection: socket.socket, answer: Answer) -> None:
         *(f"{name}: {value}" for name, value in answer.fields),
     ]
     head = "\r\n".join(lines).encode() + b"\r\n\r\n"
-    pieces: List[Piece] = [head, *answer.body]
-    if size < LONGEST_HEAD:
-        pieces = [b"".join(pieces)]  # in one packet
-    for piece in pieces:
-        connection.sendall(piece)
+    if isinstance(answer.body, Stretch):
+        connection.sendall(head)
+        answer.body.send(connection)
+    elif size < LONGEST_HEAD:
+        connection.sendall(head + answer.body)  # in one packet
+    else:
+        connection.sendall(head)
+        connection.sendall(answer.body)
 
 
 def _listen(host: str, port: int) -> socket.socket:

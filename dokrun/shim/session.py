@@ -52,7 +52,7 @@ from .drain import Drain, Places, lanes_for
 from .envelope import pack, unnamed
 from .job import Job
 from .opened import Opened
-from .post import Post
+from .post import Hashed, Post, hashed
 from .process import Worker
 from .reports import entry_of
 from .serve import Answer, Head, Piece, Refused, Server
@@ -190,9 +190,9 @@ class Session:
             self._opened.touch()
             return self._speakers.hello(head, who.name)
         status, told = self._done(who.speaker, head.path, body, who.digest)
-        answered = told if isinstance(told, bytes) else json.dumps(told).encode()
-        mac = seal.of_answer(who.speaker.key, who.count, status, seal.digest(answered), len(answered))
-        return Answer(status, [answered], ((seal.MAC, mac),))
+        answered, sha256 = _hashed(told)
+        mac = seal.of_answer(who.speaker.key, who.count, status, sha256, len(answered))
+        return Answer(status, answered, ((seal.MAC, mac),))
 
     def _done(self, speaker: Speaker, path: str, body: Piece, digest: str) -> Told:
         """Do what is asked, if it is what was vouched for. Tells what is answered. Raises Refused where it is not."""
@@ -219,3 +219,9 @@ class Session:
         if json.loads(bytes(body))["now"]:
             self._end(protocol.CANCELLED, protocol.CANCELLED, protocol.WAS_CANCELLED)
         return 200, {}
+
+
+def _hashed(told: Any) -> Hashed:
+    if isinstance(told, Hashed):
+        return told
+    return hashed(told if isinstance(told, bytes) else json.dumps(told).encode())

@@ -107,4 +107,4 @@ class Speakers:
             self.heard = speaker.heard
         body = json.dumps({"speaker": name, "nonce": ours}).encode()
         mac = seal.of_answer(speaker.key, 0, 200, seal.digest(body), len(body))
-        return Answer(200, [body], ((seal.MAC, mac),))
+        return Answer(200, body, ((seal.MAC, mac),))

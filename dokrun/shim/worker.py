@@ -3,10 +3,10 @@
 It is told what to do in JSON lines on one pipe and answers in JSON lines on another, so that the standard streams stay
 the user's:
 
-    ← {"folder": …, "cell": …, "output": …, "environment": {…}}
+    ← {"folder": …, "cell": …, "output": …, "environment": {…}, "hashed": true}
                                    where the verified payload lies, where this worker tells where it is (see `cell`),
                                    where what is printed goes (see `output`; left out for one call alone), which GPU is
-                                   its own
+                                   its own, whether the digests of large reports are wanted
     ← {"parts": [{"payload": …, "base": 0, "calls": [7, 12]}, …], "into": …}
                                    run calls from number 7 to 11 of a payload whose first one has the number `base`,
                                    then those of the next one that follow, and write their reports into a file
@@ -14,7 +14,8 @@ the user's:
     → {"end": 9, "good": false, "failure": {…}}
                                    the report of number 9 could not be written; the others after it have not been begun
 
-    either with "gpu_memory", where PyTorch tells how many bytes of its GPUs' it has held at most
+    either with "gpu_memory", where PyTorch tells how many bytes of its GPUs' it has held at most, and with "digests":
+    of large reports, by their calls' numbers, the SHA-256 of each `protocol.PIECE_BYTES`
 
 A closed pipe ends it between two calls; within one the end of a third pipe does, on which nothing is said. It may die
 at any moment of what the user's code does; the supervisor says of what. On `protocol.STACKS_SIGNAL`, and on a fatal
@@ -25,7 +26,6 @@ Stdlib and cloudpickle only, Python 3.9 syntax: this file runs in other people's
 
 import faulthandler
 import importlib
-import io
 import json
 import mmap
 import os
@@ -34,6 +34,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 from . import envelope, lifeline, output, protocol
+from .appending import Appending
 from .cell import Cell
 from .envelope import Segment
 from .packs import Packs, place_of
@@ -49,8 +50,6 @@ FUNCTIONS = 256
 Key = Tuple[str, ...]
 # How much of an exception's own message is told where the disk is full, in characters.
 LONGEST_MESSAGE = 300
-# What is smaller than this is sooner copied together than written piece by piece.
-JOINED_BYTES = 64 << 10
 
 
 def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
@@ -72,7 +71,7 @@ def main(commands_fd: int, answers_fd: int, lifeline_fd: int) -> int:
         os.environ.update(start["environment"])
         if "output" in start:
             output.enter(start["output"])
-        payloads = Payloads(start["folder"], Cell(start["cell"]), marked="output" in start)
+        payloads = Payloads(start["folder"], Cell(start["cell"]), marked="output" in start, hashed=start["hashed"])
         for line in commands:
             told = json.loads(line)
             answers.write(json.dumps({**payloads.run(told["parts"], told["into"]), **_gpu_memory()}) + "\n")
@@ -101,10 +100,11 @@ class Payloads:
     So what their globals hold stays warm from call to call, and from one payload to the next.
     """
 
-    def __init__(self, folder: str, cell: Cell, *, marked: bool = False) -> None:
+    def __init__(self, folder: str, cell: Cell, *, marked: bool = False, hashed: bool = False) -> None:
         self.folder = folder
         self.cell = cell
         self.marked = marked
+        self.hashed = hashed
         self.blobs = os.path.join(folder, "blobs")
         self.source = os.path.join(folder, "source")
         # With what they are: the digests of their pickles, or their names. The one that was called last is the last.
@@ -141,15 +141,16 @@ class Payloads:
 
     def run(self, parts: List[Dict[str, Any]], into: str) -> Dict[str, Any]:
         """Run some calls and write their reports. Returns the answer for the supervisor."""
-        good, file, begun = True, Appending(into), time.monotonic()
+        good, file, begun = True, Appending(into, hashed=self.hashed), time.monotonic()
+        digests: Dict[int, List[str]] = {}
         for part in parts:
             first, end = part["calls"]
-            answer = self.calls(part["payload"], part["base"]).run(first, end, file, begun)
+            answer = self.calls(part["payload"], part["base"]).run(first, end, file, begun, digests)
             good &= answer["good"]
             if answer["end"] < end or "failure" in answer or _is_long_since(begun):
                 break
         file.close()
-        return {**answer, "good": good}
+        return {**answer, "good": good, **({"digests": digests} if digests else {})}
 
     def payload(self, name: str) -> memoryview:
         """Map a payload."""
@@ -187,10 +188,10 @@ class Calls:
         # Here and nowhere else: the task's definition can be read by everybody in the project.
         self._secrets: Dict[str, str] = self._header.get("secrets", {})
 
-    def run(self, first: int, end: int, file: "Appending", begun: float) -> Dict[str, Any]:
+    def run(self, first: int, end: int, file: Appending, begun: float, digests: Dict[int, List[str]]) -> Dict[str, Any]:
         """Run some calls and write their reports, as long as it has not been begun too long ago.
 
-        Tells up to which call, and how; see the top.
+        Tells up to which call, and how, see the top; and the digests of what is large.
         """
         good, self._unannounced = True, end
         self._payloads.environ(self._secrets)
@@ -207,7 +208,9 @@ class Calls:
             good &= header["kind"] == "value"
             self._cell.wait()
             try:
-                file.write(envelope.pieces(header, segments))
+                told = file.write(envelope.pieces(header, segments))
+                if told:
+                    digests[number] = told
             except OSError as error:
                 return {"end": number, "good": False, "failure": _not_written(header, error)}
             finally:
@@ -322,39 +325,3 @@ def map_file(path: str) -> memoryview:
         if os.fstat(file.fileno()).st_size == 0:
             return memoryview(bytearray())
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
-
-
-class Appending:
-    """Writes to the end of a file: each time all, or nothing."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-        self._file: Optional[io.FileIO] = None
-
-    def write(self, pieces: List[envelope.Buffer]) -> None:
-        """Write some pieces. Raises OSError."""
-        file = self._opened()
-        before = file.tell()
-        if sum(map(len, pieces)) < JOINED_BYTES:
-            pieces = [b"".join(pieces)]
-        try:
-            for piece in pieces:
-                view = memoryview(piece)
-                while view:
-                    view = view[file.write(view) :]
-        except OSError:
-            file.truncate(before)
-            raise
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-    def _opened(self) -> io.FileIO:
-        # The function may have emptied its artifact folder, and ours in it.
-        if self._file is None or not os.fstat(self._file.fileno()).st_nlink:
-            self.close()
-            os.makedirs(os.path.dirname(self._path), exist_ok=True)
-            self._file = io.FileIO(self._path, "a")
-        return self._file
