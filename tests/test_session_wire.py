@@ -478,9 +478,11 @@ def test_requests_that_take_long_keep_nobody_out() -> None:
     server = serve.Server("127.0.0.1", 0, held)
     server.start()
     with closing(server), ExitStack() as opened:
-        asked = [opened.enter_context(Line(server.port)) for _ in range(serve.CONNECTIONS + 1)]
-        for line in asked:
-            line.say(head("/echo", 5, {}) + b"hello")
+        asked = []
+        for _ in range(serve.CONNECTIONS + 1):
+            # One after another: whoever has said nothing yet makes room for others.
+            asked.append(opened.enter_context(Line(server.port)))
+            asked[-1].say(head("/echo", 5, {}) + b"hello")
             assert held.asked.acquire(timeout=PATIENCE_S)
         hasty = opened.enter_context(Line(server.port))
         hasty.say(head("/haste", 5, {}) + b"haste")
