@@ -10,7 +10,7 @@ import logging
 import random
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -103,17 +103,39 @@ class NetworkTransport(httpx.BaseTransport):
             for scheme, proxy in urllib.request.getproxies().items()
             if scheme in ("http", "https")
         }
+        self._closed = False
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
         host = request.url.host
         way = self._straight if goes_straight(host) else self._proxied.get(request.url.scheme, self._straight)
-        return way.handle_request(request)
+        response = way.handle_request(request)
+        if self._closed:
+            # Its connection was still being made then, and would be kept for ever.
+            assert isinstance(response.stream, httpx.SyncByteStream)  # noqa: S101 - as it comes from a transport
+            response.stream = _Last(response.stream, response.extensions["network_stream"].close)
+        return response
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, those that are just being made as soon as their answers have come."""
+        self._closed = True
         for transport in (self._straight, *self._proxied.values()):
             transport.close()
+
+
+class _Last(httpx.SyncByteStream):
+    """The body of an answer after which its connection is closed."""
+
+    def __init__(self, body: httpx.SyncByteStream, close: Callable[[], object]) -> None:
+        self._body = body
+        self._close = close
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self._body
+
+    def close(self) -> None:
+        self._body.close()
+        self._close()
 
 
 class WholeBodyTransport(httpx.BaseTransport):
