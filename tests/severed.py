@@ -20,13 +20,16 @@ class Severed:
         self._named: list[socket.socket] = []
         self._all: list[socket.socket] = []
         self.cuts = 0
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
 
     def __enter__(self) -> Severed:  # noqa: PYI034 - nobody makes a class of this
         return self
 
     def __exit__(self, *_error: object) -> None:
-        for one in (self._listening, *self._all):
+        _end(self._listening)
+        self._accepting.join()  # what it has just made ends too
+        for one in self._all:
             _end(one)
 
     def cut(self) -> None:
@@ -39,8 +42,9 @@ class Severed:
         with contextlib.suppress(OSError):
             while True:
                 here, _ = self._listening.accept()
+                self._all.append(here)
                 there = socket.create_connection(self._target)
-                self._all += [here, there]
+                self._all.append(there)
                 for source, sink in ((here, there), (there, here)):
                     threading.Thread(target=self._pass, args=(source, sink), daemon=True).start()
 
