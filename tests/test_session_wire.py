@@ -276,6 +276,37 @@ def test_whoever_asks_for_a_job_is_told_of_all_its_attempts(world: World, tmp_pa
     assert outcome(third)["kind"] == "value"
 
 
+def large(size: int) -> bytes:
+    return bytes(size)
+
+
+def artifact_folder() -> str:
+    return os.environ[protocol.ARTIFACT_DIR]
+
+
+def test_a_large_result_is_first_vouched_for_as_its_worker_wrote_it(world: World) -> None:
+    speaker = Speaker(world.spoken)
+    assert speaker.ask("/calls/1", payload(large, 3 << 20)).status == 202
+    told: dict[str, Any] = {}
+    while told.get("kind") != "report":
+        question = {"after": told.get("number", 0), "taken": 0, "wait_s": 20}
+        _, header, _ = next(iter(unpack_all(speaker.ask("/ask", json.dumps(question).encode()).body)))
+        told = header["events"][-1]
+    artifact = Path(world.session.submit(artifact_folder).result(PATIENCE_S))
+    (report,) = (path for path in (artifact / protocol.REPORTS_DIR).iterdir() if path.stat().st_size == told["size"])
+    written = report.read_bytes()
+    report.write_bytes(written[:-1] + b"x")
+
+    def vouched(body: bytes) -> bool:
+        count = next(speaker.counts)
+        answer = world.spoken.ask(speaker.sealed(f"/get/{told['call']}/0", count=count))
+        wanted = seal.of_answer(speaker.key, count, 200, seal.digest(body), len(body))
+        return answer.body == report.read_bytes() and answer.fields[seal.MAC.lower()] == wanted
+
+    assert vouched(written), "so that its client sees that it is not what was written"
+    assert vouched(report.read_bytes()), "and asks again"
+
+
 def test_numbers_may_come_in_another_order_and_not_far_behind(world: World) -> None:
     speaker = Speaker(world.spoken)
     last = seal.WINDOW + 10
