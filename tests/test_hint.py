@@ -55,6 +55,8 @@ def test_many_calls_are_told_of_once_in_a_process(place: Place) -> None:
         + """
     calls = [job(number, gate) for number in range(6)]
     sys.stdin.readline()
+    while hinting():  # who has told it may not have ended yet
+        time.sleep(0.01)
     calls += [job.options(name="other")(number, gate) for number in range(6)]
     print(hinting())
     """
