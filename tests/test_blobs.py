@@ -73,13 +73,26 @@ def test_what_has_another_digest_than_was_announced_is_not_there(world: World) -
 def test_a_piece_that_is_not_what_was_vouched_for_does_not_count_and_may_come_again(world: World) -> None:
     world.need()
     put(world.blobs, DATA, 0, DATA[:500])
-    for altered in (DATA[:500], bytes(500)):
-        with pytest.raises(Altered):
-            world.blobs.put(DIGEST, 500, altered, hashlib.sha256(DATA[:1000]).hexdigest())
+    with pytest.raises(Altered):
+        world.blobs.put(DIGEST, 500, DATA[:500], hashlib.sha256(DATA[:1000]).hexdigest())
     assert put(world.blobs, DATA, 500, DATA[500:1000]) == 1000
     with pytest.raises(Altered):
         world.blobs.put(DIGEST, 1000, DATA[:-1000], DIGEST)
     assert (world.blobs.have([DIGEST]), world.blobs.trouble([DIGEST]), world.came) == (False, "", 0)
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
+    assert (world.folder / DIGEST).read_bytes() == DATA
+
+
+def test_what_somebody_has_begun_wrongly_is_begun_anew_by_whoever_brings_it_rightly(world: World) -> None:
+    world.need()
+    wrong = bytes(1000)
+    world.blobs.put(DIGEST, 0, wrong, hashlib.sha256(wrong).hexdigest())
+    for _ in range(2):
+        assert put(world.blobs, DATA, 0, DATA[:1000]) == 1000, "as far as anybody knows"
+        with pytest.raises(Altered):
+            put(world.blobs, DATA, 1000, DATA[1000:])
+    assert put(world.blobs, DATA, 1000, DATA[1000:]) == 0
+    assert put(world.blobs, DATA, 0, DATA[:1000]) == 1000
     assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
     assert (world.folder / DIGEST).read_bytes() == DATA
 

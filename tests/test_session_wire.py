@@ -188,8 +188,8 @@ def test_a_piece_counts_only_as_it_was_sealed_behind_those_before_it(world: Worl
     assert put(0, data[:1000], seal.digest(data[:1000])) == (200, b'{"at": 1000}')
     # Nobody vouches for the refusal, so that the client sends it once more.
     assert put(1000, data[1001:2001], seal.digest(data[:2000]))[0] == -400
-    assert put(1000, data[1000:2000], seal.digest(data[1000:2000]))[0] == -400, "it is that of the piece alone"
     assert put(1000, data[1000:2000], seal.digest(data[:2000])) == (200, b'{"at": 2000}')
+    assert put(2000, data[2000:], seal.digest(data[2000:]))[0] == -400, "it is that of the piece alone"
     assert put(2000, data[2000:], sha256) == (200, b'{"at": 3000}')
     assert json.loads(speaker.ask("/need/job", json.dumps({sha256: [3000, None]}).encode()).body)["missing"] == []
 

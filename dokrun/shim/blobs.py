@@ -35,6 +35,8 @@ class Blob:
         self.at = 0
         # Of what was put so far.
         self.digest = hashlib.sha256()
+        # Where the next piece was to begin when what came was not what was vouched for.
+        self.refused = -1
         self.jobs: Set[str] = set()
         self.fetching = False
         self.failed = ""
@@ -162,10 +164,13 @@ class Blobs:
         reached = blob.digest.copy() if blob.at else hashlib.sha256()
         reached.update(piece)
         if reached.hexdigest() != digest:
+            if blob.refused == blob.at:
+                blob.at = 0  # twice: maybe what came before it, from somebody else, is not what it should be
+            blob.refused = blob.at
             raise Altered
         if not blob.at:
             blob.failed = ""
-        blob.digest, blob.at = reached, blob.at + len(piece)
+        blob.digest, blob.at, blob.refused = reached, blob.at + len(piece), -1
         whole = blob.whole
         if whole and digest != sha256:
             blob.failed, blob.at = CHANGED, 0
