@@ -7,6 +7,10 @@ import socket
 import struct
 import threading
 import urllib.parse
+from collections.abc import Coroutine
+from typing import Any
+
+from dokrun.emulator.ports import stop_listening
 
 
 class Gate:
@@ -19,6 +23,7 @@ class Gate:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.url = parts._replace(netloc=f"127.0.0.1:{self._listening.getsockname()[1]}").geturl()
         self._frozen = False
+        self._shut = False
         self._ways: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -31,9 +36,9 @@ class Gate:
 
     async def cut(self) -> None:
         """Reset every connection, and refuse new ones."""
-        self._frozen = True
+        self._frozen = self._shut = True
         if self._server is not None:
-            self._server.close()
+            await stop_listening(self._server)
         for way in self._ways:
             way.cancel()
         await asyncio.gather(*self._ways, return_exceptions=True)
@@ -42,25 +47,28 @@ class Gate:
         way = asyncio.ensure_future(self._pass(reader, writer))
         self._ways.add(way)
         way.add_done_callback(self._ways.discard)
+        way.add_done_callback(lambda _: reset(writer))  # what is cancelled before it has begun does not do so itself
+        if self._shut:
+            way.cancel()  # it was on its way in when the gate was cut
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers, pumps = [writer], []
         try:
             there, back = await asyncio.open_connection(*self._target)
-            writers.append(back)
-            for one in writers:
+        except OSError:
+            return  # nobody listens there: whoever came is reset
+        pumps = [asyncio.ensure_future(self._pump(*ends)) for ends in ((reader, back), (there, writer))]
+        try:
+            for one in (writer, back):
                 # asyncio does so only where the protocol was named; else each answer waits 40 ms for an ACK.
                 one.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            pumps = [asyncio.ensure_future(self._pump(*ends)) for ends in ((reader, back), (there, writer))]
             await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
         except OSError:
-            pass  # nobody listens there: whoever came is reset
+            pass  # whoever came has gone
         finally:
+            reset(back)  # first: it may be cancelled while it waits for them
             for pump in pumps:
                 pump.cancel()
             await asyncio.gather(*pumps, return_exceptions=True)
-            for one in writers:
-                reset(one)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(1 << 16):
@@ -82,24 +90,37 @@ class Gates:
     """Makes gates, and keeps them open on a thread of its own."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gates", daemon=True)
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=asyncio.run, args=(self._stay(),), name="gates", daemon=True)
         self._thread.start()
+        self._ready.wait()
+
+    async def _stay(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._leave = asyncio.Event()
+        self._gates: list[Gate] = []
+        self._ready.set()
+        await self._leave.wait()
+        for gate in self._gates:
+            await gate.cut()
 
     def open(self, target: str) -> Gate:
         gate = Gate(self, target)
-        asyncio.run_coroutine_threadsafe(gate.open(), self._loop).result(10)
+        self._gates.append(gate)
+        self._do(gate.open())
         return gate
 
     def freeze(self, *gates: Gate) -> None:
         for gate in gates:
-            asyncio.run_coroutine_threadsafe(gate.freeze(), self._loop).result(10)
+            self._do(gate.freeze())
 
     def cut(self, *gates: Gate) -> None:
         for gate in gates:
-            asyncio.run_coroutine_threadsafe(gate.cut(), self._loop).result(10)
+            self._do(gate.cut())
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._leave.set)
         self._thread.join()
-        self._loop.close()
+
+    def _do(self, step: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(step, self._loop).result(10)

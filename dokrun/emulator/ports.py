@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 
 BASE_PATH = "/cloud/zone/is1a/api/managed-container/1.0"
@@ -19,3 +20,15 @@ def listen(port: int = 0) -> socket.socket:
         listening.close()
         raise
     return listening
+
+
+async def stop_listening(server: asyncio.Server) -> None:
+    """Close a server of this loop. Whom it has accepted before, its protocols may be told afterwards.
+
+    asyncio forgets a connection whose server is closed between its being accepted and its transport's being made:
+    an assertion of `Server._attach` fails then, and nobody closes it.
+    """
+    for listening in server.sockets:
+        asyncio.get_running_loop().remove_reader(listening.fileno())
+    await asyncio.sleep(0)  # the transports of those who were accepted are made
+    server.close()

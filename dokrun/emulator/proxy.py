@@ -14,6 +14,7 @@ import h11
 from dokrun.emulator.clock import Clock
 from dokrun.emulator.faults import Faults
 from dokrun.emulator.passage import Limits, Passage
+from dokrun.emulator.ports import stop_listening
 from dokrun.emulator.wire import Wire
 
 
@@ -42,14 +43,9 @@ class PublicPort:
 
         return cls(await asyncio.get_running_loop().create_server(connected, "127.0.0.1", 0), connections)
 
-    @property
-    def connections(self) -> int:
-        """How many there are."""
-        return len(self._connections)
-
     async def close(self) -> None:
         """Stop to listen, and end every connection."""
-        self._server.close()
+        await stop_listening(self._server)
         await self._connections.end()
 
 
@@ -59,9 +55,6 @@ class _Connections:
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
         self._ended = False
-
-    def __len__(self) -> int:
-        return len(self._tasks)
 
     def begin(self, serving: Coroutine[Any, Any, None], writer: asyncio.StreamWriter) -> None:
         """Serve another one; it is closed when that is over, also if that is ended before it began."""
