@@ -7,7 +7,6 @@ the value, unpickled once in each worker, or the file. Standard library only: th
 from __future__ import annotations
 
 import functools
-import hashlib
 import mmap
 import os
 import pickle
@@ -18,10 +17,11 @@ from typing import Any, NamedTuple
 
 from dokrun.errors import OptionError
 from dokrun.shim import protocol
+from dokrun.shim.digests import of_file
 
 
 class Piece(NamedTuple):
-    """Some bytes that lie in the bucket under their SHA-256."""
+    """Some bytes that lie in the bucket under their digest."""
 
     sha256: str
     size: int
@@ -106,12 +106,8 @@ class File:
 
 
 @functools.lru_cache(maxsize=4096)
-def _piece(path: str, _changed_ns: int, size: int) -> Piece:
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        for chunk in iter(lambda: file.read(1 << 20), b""):
-            digest.update(chunk)
-    return Piece(digest.hexdigest(), size)
+def _piece(path: str, _changed_ns: int, _size: int) -> Piece:
+    return Piece(*of_file(path))
 
 
 # In the container.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -14,6 +15,8 @@ from sites import Site, site
 from waiting import PATIENCE_S, wait_for
 
 from dokrun.shim.blobs import Altered, Blobs
+from dokrun.shim.digests import digest_of
+from dokrun.shim.protocol import PIECE_BYTES
 
 __all__ = ["site"]
 
@@ -21,6 +24,7 @@ BRIEFLY_S = 0.1
 
 DATA = bytes(range(256)) * 8
 DIGEST = hashlib.sha256(DATA).hexdigest()
+LARGE = os.urandom(1 << 20) * (PIECE_BYTES >> 19) + b"and more"
 
 
 class World:
@@ -95,6 +99,43 @@ def test_what_somebody_has_begun_wrongly_is_begun_anew_by_whoever_brings_it_righ
     assert put(world.blobs, DATA, 0, DATA[:1000]) == 1000
     assert put(world.blobs, DATA, 1000, DATA[1000:]) == len(DATA)
     assert (world.folder / DIGEST).read_bytes() == DATA
+
+
+def test_what_is_large_is_made_of_its_pieces_however_they_are_cut(tmp_path: Path) -> None:
+    data, half = LARGE, PIECE_BYTES // 2
+    name = digest_of(data)
+    blobs = Blobs(str(tmp_path), turn_s=0.0)
+    blobs.listen(lambda: None)
+    blobs.need("job", {name: [len(data), None]})
+    with pytest.raises(Altered):
+        put(blobs, data, half, data[half : half + PIECE_BYTES])  # nothing tells what it would be
+    for at, end, reached in (
+        (0, half, half),
+        (half, PIECE_BYTES, PIECE_BYTES),
+        (PIECE_BYTES, 2 * PIECE_BYTES, 2 * PIECE_BYTES),
+        (2 * PIECE_BYTES, len(data), len(data)),
+    ):
+        assert not blobs.have([name])
+        assert put(blobs, data, at, data[at:end]) == reached
+    assert (blobs.have([name]), blobs.trouble([name])) == (True, "")
+    assert (tmp_path / name).read_bytes() == data
+
+
+def test_of_what_is_large_only_the_piece_that_was_begun_wrongly_is_begun_anew(tmp_path: Path) -> None:
+    data, half = LARGE, PIECE_BYTES // 2
+    name, middle = digest_of(data), PIECE_BYTES + half
+    blobs = Blobs(str(tmp_path), turn_s=0.0)
+    blobs.listen(lambda: None)
+    blobs.need("job", {name: [len(data), None]})
+    put(blobs, data, 0, data[:PIECE_BYTES])
+    put(blobs, data, PIECE_BYTES, bytes(half))
+    for _ in range(2):
+        with pytest.raises(Altered):
+            put(blobs, data, middle, data[middle : 2 * PIECE_BYTES])
+    assert put(blobs, data, middle, data[middle : 2 * PIECE_BYTES]) == PIECE_BYTES
+    assert put(blobs, data, PIECE_BYTES, data[PIECE_BYTES : 2 * PIECE_BYTES]) == 2 * PIECE_BYTES
+    assert put(blobs, data, 2 * PIECE_BYTES, data[2 * PIECE_BYTES :]) == len(data)
+    assert (blobs.have([name]), (tmp_path / name).read_bytes()) == (True, data)
 
 
 def test_what_nobody_needs_is_not_taken(world: World) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import os
 import zlib
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dokrun import keys
 from dokrun.bucket import Bucket, compression
 from dokrun.errors import StorageError
 from dokrun.shim import fetch, protocol
+from dokrun.shim.digests import digest_of
 
 __all__ = ["faulty"]
 
@@ -36,7 +36,7 @@ def far(faulty: FaultyStore) -> Iterator[Bucket]:
 
 def put(bucket: Bucket, data: bytes) -> str:
     """Put bytes, once. Tells their key."""
-    digest = hashlib.sha256(data).hexdigest()
+    digest = digest_of(data)
     bucket.put_once(keys.blob(digest), data, digest)
     return keys.blob(digest)
 
@@ -46,7 +46,7 @@ def sizes(bucket: Bucket, key: str) -> list[int]:
 
 
 def fetched(bucket: Bucket, key: str, path: Path, data: bytes, **more: float) -> bytes:
-    fetch.fetch(bucket.address(key), str(path), hashlib.sha256(data).hexdigest(), len(data), **more)
+    fetch.fetch(bucket.address(key), str(path), digest_of(data), len(data), **more)
     return path.read_bytes()
 
 
@@ -104,7 +104,7 @@ def test_a_transfer_that_breaks_goes_on(far: Bucket, faulty: FaultyStore, tmp_pa
 
 def test_it_comes_in_several_parts_too(far: Bucket, faulty: FaultyStore, tmp_path: Path) -> None:
     data = base64.b64encode(os.urandom(24_000_000))
-    key = keys.blob(hashlib.sha256(data).hexdigest())
+    key = keys.blob(digest_of(data))
     far.put(key, zlib.compress(data, 1), metadata={protocol.UNPACKED: str(len(data))})
     assert fetched(far, key, tmp_path / "file", data, alone_s=0.0) == data
     assert len(faulty.asked("GET", f"*/{key}")) > 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from dokrun.api import Client
 from dokrun.bucket import Bucket
 from dokrun.engine.packing import MOST_HELD_BYTES
 from dokrun.shim import fetch, protocol
+from dokrun.shim.digests import digest_of
 from dokrun.shim.envelope import Segment, segment_of
 from dokrun.shim.pending import Pending
 from dokrun.shim.supplies import Supplies
@@ -39,7 +39,7 @@ def starts(tmp_path: Path) -> Path:
 
 def stored(faulty: FaultyStore, data: bytes) -> tuple[str, str]:
     """Put some bytes into the bucket. Tells their address and their digest."""
-    bucket, sha256 = Bucket(faulty.settings), hashlib.sha256(data).hexdigest()
+    bucket, sha256 = Bucket(faulty.settings), digest_of(data)
     bucket.put(keys.blob(sha256), data)
     address = bucket.address(keys.blob(sha256))
     bucket.close()
@@ -99,7 +99,7 @@ def test_a_file_that_breaks_begins_again_where_the_store_knows_no_ranges(servers
     head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(data)}\r\n\r\n".encode()
     # Other bytes than those that come then: of what was cut nothing stays.
     server = serve(servers, head + bytes(LONG_BYTES // 2), head + data)
-    fetch.fetch(server.url, str(path), hashlib.sha256(data).hexdigest(), len(data))
+    fetch.fetch(server.url, str(path), digest_of(data), len(data))
     assert path.read_bytes() == data
     assert [b"\r\nRange: " in heard for heard in server.heard] == [False, True]
 
@@ -284,7 +284,7 @@ def test_bytes_that_many_calls_are_given_are_uploaded_once_and_arrive_as_bytes(q
     assert list(looked_at.map([data] * 20, [{"number": number} for number in range(20)])) == [
         (True, data[:4], number) for number in range(20)
     ]
-    key = keys.blob(hashlib.sha256(data).hexdigest())
+    key = keys.blob(digest_of(data))
     assert [request.status for request in quick.asked("PUT", f"*/{key}")] == [200]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import time
 import urllib.parse
@@ -17,6 +16,7 @@ from dokrun.bucket.store import PATIENCE_S, Store
 from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import StorageError
 from dokrun.shim import protocol
+from dokrun.shim.digests import Digest
 
 # What has lain there for longer is sent again where it is needed.
 RENEWED_AFTER = timedelta(days=7)
@@ -80,7 +80,7 @@ class Bucket(Store):
             with suppress(OSError):  # there is no room for it on this machine
                 self._bring_compressed(key, view, sha256)
                 return
-        reader = Reader(view, hashlib.sha256)
+        reader = Reader(view, Digest)
         self.put(key, reader)
         if reader.digest() != sha256:
             self.delete(key)

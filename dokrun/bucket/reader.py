@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Callable
+
+from dokrun.shim.digests import Digest
 
 
 class Reader(io.RawIOBase):
     """Reads bytes from where they lie; may hash what it hands out, anew when it goes back to the beginning."""
 
-    def __init__(self, data: bytes | memoryview, hasher: Callable[[], hashlib._Hash] | None = None) -> None:
+    def __init__(self, data: bytes | memoryview, hasher: Callable[[], Digest] | None = None) -> None:
         self._view = memoryview(data).cast("B")
         self._at = 0
         self._hasher = hasher

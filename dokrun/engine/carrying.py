@@ -46,7 +46,7 @@ class Carrying:
         """Have a segment sent. Returns it without its bytes. Raises StorageError."""
         if segment.data is None:
             return segment
-        apart, ways = segment._replace(data=None, marks=()), self.link.ways
+        apart, ways = segment._replace(data=None, digests=()), self.link.ways
         if ways is not None and (self._is_safe(segment) or self.bucket is None):
             try:
                 self._straight(ways, segment)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -50,6 +49,7 @@ from dokrun.map import Map, Packing, handed_out
 from dokrun.options import Options
 from dokrun.outcomes import Bell, Outcomes
 from dokrun.payload.serialize import Serializer
+from dokrun.shim.digests import digest_of
 from dokrun.shim.envelope import load_value
 
 # Downloads that go on at once.
@@ -269,7 +269,7 @@ class Engine:
                 path = Path(folder, str(number))
                 self.bucket.fetch(keys.blob(piece.sha256), path, piece.size)
                 data = bytearray(path.read_bytes())
-                if hashlib.sha256(data).hexdigest() != piece.sha256:
+                if digest_of(data) != piece.sha256:
                     raise StorageError(f"what the bucket has of {put!r} is not what was put; put it again")
                 buffers.append(data)
         return load_value(buffers)

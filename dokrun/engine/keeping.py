@@ -39,7 +39,7 @@ class Keeping:
             self._bucket.put_once(key, data, segment.sha256)
         else:
             self._later(partial(self._bucket.put_once, key, bytes(data), segment.sha256))
-        return segment._replace(data=None, marks=())
+        return segment._replace(data=None, digests=())
 
     def finish(self) -> None:
         """Wait until all is there. Raises StorageError."""

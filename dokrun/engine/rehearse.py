@@ -5,7 +5,6 @@ What would fail in a container for want of a file, a module or a picklable value
 
 from __future__ import annotations
 
-import hashlib
 import os
 import signal
 import site
@@ -35,6 +34,7 @@ from dokrun.image.reference import Reference
 from dokrun.options import Options
 from dokrun.payload import shim
 from dokrun.shim import protocol
+from dokrun.shim.digests import digest_of
 from dokrun.shim.envelope import pack
 
 # Where the payload lies in a container.
@@ -122,7 +122,7 @@ def _told(job: Job, payload: bytes, artifact_dir: str) -> dict[str, str]:
     return {
         protocol.TASK_ID: "rehearsal",
         protocol.ARTIFACT_DIR: artifact_dir,
-        protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
+        protocol.PAYLOAD_SHA256: digest_of(payload),
         protocol.PAYLOAD_SIZE: str(len(payload)),
         protocol.JOB_ID: job.id,
         protocol.ATTEMPT: "1",

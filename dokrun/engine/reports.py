@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import mmap
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from dokrun import errors
 from dokrun.api.models import Task
 from dokrun.engine.stage import Checkpoint
 from dokrun.shim import protocol
+from dokrun.shim.digests import digest_of
 from dokrun.shim.envelope import Buffer, EnvelopeError, FormatError, Segment, load_value, pieces, unpack_all
 
 # The line of a call in the manifest takes some three hundred bytes.
@@ -209,7 +209,7 @@ class Reader:
     def _verified(self, path: Path, sha256: str) -> memoryview:
         try:
             data = _read(path)
-            if hashlib.sha256(data).hexdigest() != sha256:
+            if digest_of(data) != sha256:
                 raise EnvelopeError("its digest differs")
         except (ValueError, OverflowError, FileNotFoundError) as error:
             message = f"the result does not match what the container vouched for, and was not opened: {_why(error)}"

@@ -6,7 +6,6 @@ A payload that fits rides in the command itself: nothing to fetch, no address th
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
 import json
 import logging
@@ -25,6 +24,7 @@ from dokrun.engine.prepare import Job
 from dokrun.errors import ConfigError, StorageError
 from dokrun.payload import pyz, shim
 from dokrun.shim import protocol
+from dokrun.shim.digests import digest_of
 from dokrun.shim.envelope import pack, write_chosen
 
 _log = logging.getLogger("dokrun.engine")
@@ -109,7 +109,7 @@ def stage(job: Job, bucket: Bucket | None, image: Ready, watch_tag: str, attempt
         addresses = _addresses(job, bucket, attempt, payload=folded is None)
     environment = {
         **job.options.env,
-        protocol.PAYLOAD_SHA256: hashlib.sha256(payload).hexdigest(),
+        protocol.PAYLOAD_SHA256: digest_of(payload),
         protocol.PAYLOAD_SIZE: str(len(payload)),
         **_environment(job, attempt),
     }

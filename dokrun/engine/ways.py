@@ -16,9 +16,9 @@ from dokrun.bucket import Bucket
 from dokrun.engine.parts import Parts
 from dokrun.engine.pieces import in_pieces
 from dokrun.engine.speaking import Speaking, TooLarge
-from dokrun.payload.marked import beginning, is_changed, marked, with_marks
 from dokrun.shim import protocol
-from dokrun.shim.envelope import Segment
+from dokrun.shim.digests import digest_of, digests_of, whole
+from dokrun.shim.envelope import Segment, segment_of
 
 _log = logging.getLogger("dokrun.engine")
 
@@ -80,7 +80,7 @@ class Ways:
 
         Tells its digest. Raises as `put` does.
         """
-        segment, bucket, key = marked(data), self._parts.bucket, keys.order(self._session, ticket)
+        segment, bucket, key = segment_of(data), self._parts.bucket, keys.order(self._session, ticket)
         self.need(ticket, {segment.sha256: (segment.size, None)})
         try:
             self._put_straight(segment)
@@ -98,15 +98,15 @@ class Ways:
             self._remove(bucket, key)
 
     def _put_straight(self, segment: Segment) -> None:
-        segment, data = with_marks(segment), segment.data or memoryview(b"")
+        data, vouched = segment.data or memoryview(b""), _Vouched(segment)
 
         def move(at: int, end: int) -> int:
             tries = itertools.count()
 
             def digest() -> str:
-                if next(tries) and is_changed(segment, at):
-                    raise errors.StorageError("an argument was changed while it was being sent; call again")
-                return beginning(segment, end)
+                if next(tries):
+                    vouched.look_again(at)
+                return vouched.digest(at, end)
 
             told = self.speaking.ask(f"/put/{segment.sha256}/{at}", data[at:end], tries=self._tries, digest=digest)
             return int(json.loads(told)["at"])
@@ -152,7 +152,7 @@ class Ways:
             bucket.fetch(key, path, len(into))
             with path.open("rb") as file:
                 file.readinto(into)
-        if hashlib.sha256(into).hexdigest() != told["sha256"]:
+        if digest_of(into) != told["sha256"]:
             raise errors.Tampered("what the bucket has of the result is not what the container has sent", ran="yes")
         self._remove(bucket, key)
 
@@ -162,3 +162,39 @@ class Ways:
         except errors.StorageError as error:
             # It goes with the rest of the session's own.
             _log.info("what session %s has sent stays in the bucket until it ends: %s", self._session, error)
+
+
+class _Vouched:
+    """Tells what some bytes are as they are sent, and whether they still are what they are known as.
+
+    Raises:
+        StorageError: they are not.
+    """
+
+    def __init__(self, segment: Segment) -> None:
+        self._data = segment.data or memoryview(b"")
+        self._digests = segment.digests
+        if not self._digests:
+            self._digests = tuple(digests_of([self._data]))
+            if whole(self._digests) != segment.sha256:
+                raise _changed()
+
+    def digest(self, at: int, end: int) -> str:
+        """Tell the SHA-256 up to a place, from the last place before that is a multiple of `protocol.PIECE_BYTES`."""
+        number, start, last = self._piece(at)
+        return self._digests[number] if end == last else hashlib.sha256(self._data[start:end]).hexdigest()
+
+    def look_again(self, at: int) -> None:
+        """See whether what lies at a place was changed. Raises StorageError."""
+        number, start, last = self._piece(at)
+        if hashlib.sha256(self._data[start:last]).hexdigest() != self._digests[number]:
+            raise _changed()
+
+    def _piece(self, at: int) -> tuple[int, int, int]:
+        number = at // protocol.PIECE_BYTES
+        start = number * protocol.PIECE_BYTES
+        return number, start, min(start + protocol.PIECE_BYTES, self._data.nbytes)
+
+
+def _changed() -> errors.StorageError:
+    return errors.StorageError("an argument was changed while it was being sent; call again")

@@ -81,7 +81,7 @@ _STAND_INS = {
     "dokrun/joblib.py": b"",
     "dokrun/sessions.py": _none("Session", "Tunnel", "attach", "session"),
     # What these names mean is there already.
-    **{f"dokrun/shim/{name}.py": _itself(name) for name in ("protocol", "report", "tensors")},
+    **{f"dokrun/shim/{name}.py": _itself(name) for name in ("digests", "protocol", "report", "tensors")},
 }
 # What tells Python that compiled code is to be taken as it is: its source has no time in the archive to compare.
 _UNCHECKED = (1).to_bytes(4, "little") + bytes(8)

@@ -17,7 +17,6 @@ from dokrun.errors import NotSerializable
 from dokrun.given import File, Put, path_of, value_of
 from dokrun.living import kept
 from dokrun.payload.cached import Cached, is_cached, stands_alone
-from dokrun.payload.marked import marked
 from dokrun.shim.beside import Beside
 from dokrun.shim.envelope import SMALLEST_BUFFER, Segment, dump_value
 
@@ -54,7 +53,7 @@ class Serializer:
         """
         try:
             given = tuple(map(apart, args)), {name: apart(value) for name, value in kwargs.items()}
-            return dump_value(given, self._dumps, marked)
+            return dump_value(given, self._dumps)
         except Exception as error:
             bound = signature.bind(*args, **kwargs).arguments
             raise _not_serializable("argument", bound.items(), error) from error
@@ -67,7 +66,7 @@ class Serializer:
         """
         self._function = function
         try:
-            return dump_value(function, self._dumps, marked)
+            return dump_value(function, self._dumps)
         except Exception as error:
             raise _not_serializable(f"function {name}:", _references(function), error) from error
         finally:
@@ -81,7 +80,7 @@ class Serializer:
     def value(self, value: Any) -> list[Segment]:
         """Pickle a value on its own. Raises NotSerializable, which names the path inside it."""
         try:
-            return dump_value(value, self._dumps, marked)
+            return dump_value(value, self._dumps)
         except Exception as error:
             raise _not_serializable("value", [(type(value).__name__, value)], error) from error
 

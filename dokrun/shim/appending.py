@@ -3,13 +3,12 @@
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import hashlib
 import io
 import os
-import threading
 from typing import List, Optional
 
 from . import protocol
+from .digests import begun, digests_of
 from .envelope import Buffer
 
 # What is smaller than this is sooner copied together than written piece by piece.
@@ -39,7 +38,7 @@ class Appending:
         if size < JOINED_BYTES:
             pieces = [b"".join(pieces)]
         elif self._hashed and size >= protocol.BLOB_SIZE:
-            hashing = _begun(pieces)
+            hashing = _Hashing(pieces)
         try:
             for piece in pieces:
                 view = memoryview(piece)
@@ -67,32 +66,18 @@ class Appending:
         return self._file
 
 
-class _Hashing(threading.Thread):
-    """Hashes some bytes; `told` has their digests."""
+class _Hashing:
+    """Hashes some bytes meanwhile; `told` has the digests of their pieces, unless the system has no thread to spare."""
 
     def __init__(self, pieces: List[Buffer]) -> None:
-        super().__init__(daemon=True)
         self._pieces = pieces
         self.told: List[str] = []
+        self._threads = begun(self._run, 1)
 
-    def run(self) -> None:
-        digest, room = hashlib.sha256(), protocol.PIECE_BYTES
-        for piece in self._pieces:
-            view = memoryview(piece)
-            while view:
-                digest.update(view[:room])
-                view, room = view[room:], room - min(room, len(view))
-                if not room:
-                    self.told.append(digest.hexdigest())
-                    digest, room = hashlib.sha256(), protocol.PIECE_BYTES
-        if room < protocol.PIECE_BYTES:
-            self.told.append(digest.hexdigest())
+    def _run(self) -> None:
+        self.told = digests_of(self._pieces)
 
-
-def _begun(pieces: List[Buffer]) -> Optional[_Hashing]:
-    hashing = _Hashing(pieces)
-    try:
-        hashing.start()
-    except RuntimeError:  # the system has no thread to spare
-        return None
-    return hashing
+    def join(self) -> None:
+        """Wait for them."""
+        for thread in self._threads:
+            thread.join()

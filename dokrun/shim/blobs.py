@@ -8,9 +8,9 @@ import hashlib
 import os
 import threading
 import time
-from typing import Any, Callable, Dict, Iterable, List, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple
 
-from . import fetch
+from . import digests, fetch, protocol
 from .serve import Piece
 
 # How much may lie here that no call is given any more.
@@ -33,8 +33,9 @@ class Blob:
     def __init__(self, size: int) -> None:
         self.size = size
         self.at = 0
-        # Of what was put so far.
-        self.digest = hashlib.sha256()
+        # Of what was put so far: the SHA-256 of each `protocol.PIECE_BYTES`, and how that of the last ones stands.
+        self.digests: List[str] = []
+        self.last = hashlib.sha256()
         # Where the next piece was to begin when what came was not what was vouched for.
         self.refused = -1
         self.jobs: Set[str] = set()
@@ -125,14 +126,17 @@ class Blobs:
             sha256: which one.
             at: where the piece begins.
             piece: its bytes.
-            digest: the SHA-256 of all bytes up to its end: one pass over them tells both each piece and the whole.
+            digest: the SHA-256 of all bytes up to its end, from the last place on that is a multiple of
+                `protocol.PIECE_BYTES`: the whole one's is made of those. No piece goes beyond such a place.
 
         Raises:
             KeyError: nobody needs it.
             Altered: the piece is not what the digest is of; it does not count.
             OSError: there is no room for it.
         """
-        end = at + len(piece)
+        end, rest = at + len(piece), at % protocol.PIECE_BYTES
+        if rest + len(piece) > protocol.PIECE_BYTES:
+            raise Altered
         with self._lock:
             blob = self._blobs[sha256]
             # What is written must be what is hashed: the same place is not written to by two at the same time.
@@ -144,11 +148,12 @@ class Blobs:
             blob.writing.append((at, end))
         try:
             _write(file, at, piece)
+            begun = None if rest else hashlib.sha256(piece)  # here, where others can do so at the same time
             with self._lock:
                 self._turn.wait_for(lambda: blob.at >= at or blob.fetching or blob.failed, self._turn_s)
                 if at != blob.at or blob.fetching:
                     return blob.at
-                whole = self._count(sha256, blob, piece, digest)
+                whole = self._count(sha256, blob, piece, digest, begun)
                 reached = blob.size if whole else blob.at
         finally:
             os.close(file)
@@ -159,20 +164,26 @@ class Blobs:
             self._came()
         return reached
 
-    def _count(self, sha256: str, blob: Blob, piece: Piece, digest: str) -> bool:
-        """Take note of the next piece, which was written. Tells whether it is the last. Raises Altered."""
-        reached = blob.digest.copy() if blob.at else hashlib.sha256()
-        reached.update(piece)
-        if reached.hexdigest() != digest:
-            if blob.refused == blob.at:
-                blob.at = 0  # twice: maybe what came before it, from somebody else, is not what it should be
-            blob.refused = blob.at
+    def _count(self, sha256: str, blob: Blob, piece: Piece, digest: str, begun: Optional[Any]) -> bool:
+        """Take note of the next piece, which was written. Tells whether it is the last. Raises Altered.
+
+        `begun` is its hash, unless it goes on with another one's.
+        """
+        number, rest = divmod(blob.at, protocol.PIECE_BYTES)
+        if begun is None:
+            begun = blob.last.copy()
+            begun.update(piece)
+        if begun.hexdigest() != digest:
+            again, blob.refused = blob.refused == blob.at, blob.at
+            if again:  # maybe what came before it, from somebody else, is not what it should be
+                blob.at -= rest
             raise Altered
         if not blob.at:
             blob.failed = ""
-        blob.digest, blob.at, blob.refused = reached, blob.at + len(piece), -1
+        blob.digests[number:], blob.last = [digest], begun
+        blob.at, blob.refused = blob.at + len(piece), -1
         whole = blob.whole
-        if whole and digest != sha256:
+        if whole and digests.whole(blob.digests) != sha256:
             blob.failed, blob.at = CHANGED, 0
         self._turn.notify_all()
         self._awaited.update((job, time.monotonic()) for job in blob.jobs if job in self._awaited)

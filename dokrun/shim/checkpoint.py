@@ -7,7 +7,6 @@ manifest; a later attempt is told the digest in its task definition and takes no
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -15,7 +14,7 @@ import threading
 import time
 from typing import Any, Dict, List, Optional, Tuple
 
-from . import fetch, output, protocol
+from . import digests, fetch, output, protocol
 
 # Saving takes at most this part of the time, however large the folder is.
 LEAST_REST = 10
@@ -101,17 +100,13 @@ def state_of(folder: str) -> State:
 
 
 def pack(folder: str, archive: str) -> Tuple[str, int]:
-    """Write the regular files of a folder into a tar. Returns its SHA-256 and its size in bytes."""
+    """Write the regular files of a folder into a tar. Returns its digest and its size in bytes."""
     with tarfile.open(archive, "w") as packed:
         for name, _, _ in state_of(folder):
             path = os.path.join(folder, name)
             if os.path.isfile(path) and not os.path.islink(path):
                 packed.add(path, arcname=name, recursive=False)
-    digest = hashlib.sha256()
-    with open(archive, "rb") as file:
-        for chunk in iter(lambda: file.read(fetch.CHUNK), b""):
-            digest.update(chunk)
-    return digest.hexdigest(), os.path.getsize(archive)
+    return digests.of_file(archive)
 
 
 def restore(address: str, sha256: str, size: int, folder: str, aside: str) -> None:

@@ -11,6 +11,7 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol
 
 from . import protocol, stopping
+from .digests import processors
 from .envelope import Span
 from .lane import Calls, Lane, Pending, Reports
 from .output import Heard, nobody
@@ -99,8 +100,7 @@ def count_lanes(header: Dict[str, Any], spans: List[Span]) -> int:
     """Tell how many lanes run some calls: as many as the payload says, and no more than there are calls."""
     workers: int = header["workers"]
     if workers == protocol.EACH_PROCESSOR:
-        # Not all of the machine's may be the container's.
-        workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = processors()
     return max(1, workers if "session" in header else min(workers, sum(end - first for first, end in spans)))
 
 

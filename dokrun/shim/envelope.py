@@ -7,9 +7,9 @@
     body      inline segments, each at a multiple of 64, and so is its end
 
 A segment is `{"sha256", "size", "at"}`: bytes in the body, `at` counted from the body's start; or
-`{"sha256", "size"}`: bytes that lie elsewhere, under their digest. What lies in the body may have no digest of its own,
-where nobody goes by it, as in a report. A value is its pickle (protocol 5) followed by its out-of-band buffers; 64-byte
-alignment lets an array be used where it lies.
+`{"sha256", "size"}`: bytes that lie elsewhere, under their digest (see `digests`). What lies in the body may have no
+digest of its own, where nobody goes by it, as in a report. A value is its pickle (protocol 5) followed by its
+out-of-band buffers; 64-byte alignment lets an array be used where it lies.
 
 Envelopes may follow one another in one file. A *record* is what one call is called with, in a segment that it shares
 with the records of other calls: how many buffers it has, and what else it is given, the numbers of those segments
@@ -31,7 +31,7 @@ import struct
 import zlib
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from . import protocol
+from . import digests, protocol
 
 MAGIC = b"\x89DOKRUN\n"
 ALIGNMENT = 64
@@ -58,19 +58,23 @@ class FormatError(EnvelopeError):
 class Segment(NamedTuple):
     """Some bytes, by digest and size; without `data` they lie elsewhere, with it the digest may be empty.
 
-    Where `marks` are kept, they tell how the digest stood after each `protocol.PIECE_BYTES`, and at the end.
+    It may tell the SHA-256s of its pieces, which its digest is made of (`digests.whole`).
     """
 
     sha256: str
     size: int
     data: Optional[memoryview] = None
-    marks: Tuple[Any, ...] = ()
+    digests: Tuple[str, ...] = ()
 
 
 def segment_of(data: Buffer) -> Segment:
     """Make the segment of some bytes, which stay where they lie."""
     view = memoryview(data).cast("B")
-    return Segment(hashlib.sha256(view).hexdigest(), view.nbytes, view)
+    if view.nbytes <= protocol.PIECE_BYTES:  # nearly all are, and there are many
+        sha256 = hashlib.sha256(view).hexdigest()
+        return Segment(sha256, view.nbytes, view, (sha256,))
+    known = tuple(digests.digests_of([view]))
+    return Segment(digests.whole(known), view.nbytes, view, known)
 
 
 def unnamed(data: Buffer) -> Segment:

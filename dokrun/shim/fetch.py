@@ -9,7 +9,6 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import contextlib
 import errno
 import functools
-import hashlib
 import io
 import os
 import threading
@@ -18,6 +17,7 @@ import zlib
 from typing import Any, Callable, ContextManager, List, TypeVar
 
 from . import protocol, reply, web
+from .digests import Digest, of_file
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class DigestError(FetchError):
 def fetch(
     url: str, path: str, sha256: str, size: int, *, timeout_s: float = READ_TIMEOUT_S, alone_s: float = ALONE_S
 ) -> None:
-    """Download `size` bytes to `path`, written aside and renamed once their SHA-256 is right.
+    """Download `size` bytes to `path`, written aside and renamed once their digest is right.
 
     A refused connection, a cut body, one that is slower than `SLOWEST_BYTES_PER_S` after `timeout_s`, 408, 429 and 5xx
     are tried again, from where it broke; any other answer, a full disk and a wrong digest are final. What has not come
@@ -115,7 +115,7 @@ def _another(url: str) -> DigestError:
 
 
 class _Begun:
-    """The SHA-256 of a file's beginning, reckoned while the rest is still on its way.
+    """The digest of a file's beginning, reckoned while the rest is still on its way.
 
     Attributes:
         at: how many bytes it is of.
@@ -123,23 +123,19 @@ class _Begun:
 
     def __init__(self) -> None:
         self.at = 0
-        self._digest = hashlib.sha256()
+        self._digest = Digest()
 
     def go_on(self, at: int, data: Any) -> None:
         """Take what was written at a place, if it is the next, or the first."""
         if at == 0:
-            self.at, self._digest = 0, hashlib.sha256()
+            self.at, self._digest = 0, Digest()
         if at == self.at:
             self._digest.update(data)
             self.at += len(data)
 
     def of_all(self, path: str) -> str:
-        """Tell that of the whole file, of which only the rest is read."""
-        with open(path, "rb") as file:
-            file.seek(self.at)
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                self._digest.update(chunk)
-        return self._digest.hexdigest()
+        """Tell that of the whole file, which is read where it did not come in one go."""
+        return self._digest.hexdigest() if self.at == os.path.getsize(path) else of_file(path)[0]
 
 
 def repeated(url: str, once: Callable[[], T], attempts: int = ATTEMPTS) -> T:

@@ -38,7 +38,7 @@ segment numbers, the pickle first and its buffers after it:
     main         "script.py": where the client's `__main__` would lie among them
 
 A worker's report on one call is an envelope whose header has the call's number, how many seconds it took, and `kind`:
-"value", "exception" or "failure". The manifest names every file of reports with its SHA-256, so that whoever trusts the
+"value", "exception" or "failure". The manifest names every file of reports with its digest, so that whoever trusts the
 manifest can trust the rest, and what became of the calls that have no report:
 
     {"format": 1, "job": …, "attempt": 1, "failure": null | {"reason", "ran", "message"},
@@ -143,9 +143,9 @@ WORD = "[dokrun] word {}"
 STARTED = "[dokrun] started calls {} to {} in attempt {}"
 # In front of lines that a call has printed, where there are several calls and the line before was not its own.
 CALL = "[dokrun] call {}"
-# And when a checkpoint lies in the bucket: in which of its two places, its SHA-256, and its size in bytes.
+# And when a checkpoint lies in the bucket: in which of its two places, its digest, and its size in bytes.
 CHECKPOINT = "[dokrun] {} saved checkpoint {} {} {}"
-# And when a file of reports lies in the bucket ahead of the artifact: in which of its places, its SHA-256 and its size.
+# And when a file of reports lies in the bucket ahead of the artifact: in which of its places, its digest and its size.
 RESULTS = "[dokrun] {} results {} {} {}"
 # When calls that were given out together have taken so long, those that were not begun go back.
 LONG_PORTION_S = 1.0

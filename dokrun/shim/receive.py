@@ -5,7 +5,6 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import base64
 import functools
-import hashlib
 import importlib.util
 import json
 import os
@@ -15,6 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Any, Dict, Iterator, List, NamedTuple, Optional
 
 from . import envelope, fetch, protocol
+from .digests import digest_of
 from .envelope import Span
 from .layout import lay_out, lay_out_given
 from .packs import Packs
@@ -105,7 +105,7 @@ def refused(error: Exception, what: str) -> PayloadRefused:
 def unfold(payload: str, path: str) -> None:
     """Write the payload that came with the command to a file."""
     data = zlib.decompress(base64.b64decode(payload))
-    if hashlib.sha256(data).hexdigest() != os.environ.get(protocol.PAYLOAD_SHA256):
+    if digest_of(data) != os.environ.get(protocol.PAYLOAD_SHA256):
         raise PayloadRefused(protocol.TAMPERED, "the command's payload does not match its digest; nothing was started")
     with open(path, "wb") as file:
         file.write(data)

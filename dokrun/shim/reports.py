@@ -7,13 +7,12 @@ There are so many places for that as the client has provided; what finds none wa
 Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 """
 
-import hashlib
 import os
 import threading
 import time
 from typing import Any, Dict, List, Mapping, Sequence
 
-from . import fetch, output, protocol
+from . import digests, fetch, output, protocol
 from .envelope import Span
 
 # Files of this size are sent on their own.
@@ -147,16 +146,12 @@ class Reports:
 
 def entry_of(path: str) -> List[Entry]:
     """Tell what the manifest says of a file of reports; nothing where it is gone."""
-    digest, size = hashlib.sha256(), 0
     try:
-        with open(path, "rb") as file:
-            for chunk in iter(lambda: file.read(CHUNK), b""):
-                digest.update(chunk)
-                size += len(chunk)
+        sha256, size = digests.of_file(path)
     except OSError as error:  # the function has removed it
-        output.say(f"[dokrun] a report is lost: {error.strerror}")
+        output.say(f"[dokrun] a report is lost: {error.strerror or error}")
         return []
-    return [{"path": f"{protocol.REPORTS_DIR}/{os.path.basename(path)}", "sha256": digest.hexdigest(), "size": size}]
+    return [{"path": f"{protocol.REPORTS_DIR}/{os.path.basename(path)}", "sha256": sha256, "size": size}]
 
 
 def _size(path: str) -> int:

@@ -6,7 +6,7 @@ Every request is a POST, and every body and answer is vouched for; see `seal`. T
     /need/JOB                   {sha256: [size, address or null]} → {"missing": […]}: what a job's calls are given, and
                                 which of it is to be put
     /put/SHA256/AT              the next piece of it → {"at"}: how much is here; the request's digest is not that of the
-                                piece alone, but of all bytes up to its end
+                                piece alone, but of all from the last multiple of `protocol.PIECE_BYTES` to its end
     /calls/ORDER                payloads, one after another → {"taken"}: of each {"base"}, the number of its first call,
                                 or {"refused": {"reason", "message"}}
     /calls/ORDER/SHA256         the same, of what was put since it is large; {} while that is not there yet
