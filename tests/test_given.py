@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import dokrun as dok
+from dokrun import keys
 from dokrun.emulator.objects import ObjectStore
 from dokrun.given import File, Piece, Put
 
@@ -108,6 +109,15 @@ def test_a_function_that_runs_here_gets_the_value_and_the_path(file: Path) -> No
 
 
 @pytest.mark.usefixtures("account")
+def test_what_lies_in_the_bucket_in_place_of_a_value_is_not_opened_here_either(store: ObjectStore) -> None:
+    model: Any = dok.put(Model(np.random.default_rng().random(1 << 18), "one of its own"))
+    weights = max(model.pieces, key=lambda piece: piece.size)
+    client_of(store).put_object(Bucket=store.bucket, Key=keys.blob(weights.sha256), Body=bytes(weights.size))
+    with pytest.raises(dok.StorageError, match="is not what was put; put it again"):
+        predict.rehearse(model, 4)
+
+
+@pytest.mark.usefixtures("account")
 def test_a_rehearsal_refuses_a_value_that_was_put_within_another_and_says_how_it_is_passed() -> None:
     model = dok.put(Model(np.full(1 << 18, 2.0), "here"))
     with pytest.raises(dok.OptionError, match=r"look_within is given what dok\.put made .*; pass it as an argument of"):
@@ -142,8 +152,11 @@ def test_a_file_that_is_not_there_is_named_where_it_is_written(tmp_path: Path) -
 
 def sizes_of(store: ObjectStore, size: int) -> list[int]:
     """Tell the objects of a size that are in the bucket."""
-    client = boto3.client(
+    pages = client_of(store).get_paginator("list_objects_v2").paginate(Bucket=store.bucket)
+    return [found["Size"] for page in pages for found in page.get("Contents", ()) if found["Size"] == size]
+
+
+def client_of(store: ObjectStore) -> Any:
+    return boto3.client(
         "s3", endpoint_url=store.url, region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b"
     )
-    pages = client.get_paginator("list_objects_v2").paginate(Bucket=store.bucket)
-    return [found["Size"] for page in pages for found in page.get("Contents", ()) if found["Size"] == size]
