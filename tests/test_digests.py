@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,7 +69,7 @@ def test_neither_the_order_of_pieces_nor_what_they_are_told_as_is_taken_for_the_
 def test_a_file_that_becomes_shorter_meanwhile_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     path.write_bytes(DATA[: 2 * PIECE_BYTES])
-    monkeypatch.setattr(os.path, "getsize", lambda _path: len(DATA))
+    monkeypatch.setattr(os, "fstat", lambda _file: SimpleNamespace(st_size=len(DATA)))
     with pytest.raises(OSError, match="shorter"):
         of_file(str(path))
 

@@ -33,20 +33,20 @@ def digests_of(buffers: Sequence[Buffer]) -> List[str]:
 
 def of_file(path: str) -> Tuple[str, int]:
     """Tell the digest of a file, and its size. Raises OSError."""
-    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
 
-    def read(number: int, digest: Any) -> None:
-        with open(path, "rb", buffering=0) as file:
-            file.seek(number * protocol.PIECE_BYTES)
-            left, room = min(protocol.PIECE_BYTES, size - file.tell()), memoryview(bytearray(CHUNK))
-            while left:
-                count = file.readinto(room[:left])
-                if not count:
+        def read(number: int, digest: Any) -> None:
+            at = number * protocol.PIECE_BYTES
+            end = min(at + protocol.PIECE_BYTES, size)
+            while at < end:
+                some = os.pread(file.fileno(), min(CHUNK, end - at), at)
+                if not some:
                     raise OSError("it has become shorter meanwhile")
-                digest.update(room[:count])
-                left -= count
+                digest.update(some)
+                at += len(some)
 
-    return whole(_of_each(max(1, -(-size // protocol.PIECE_BYTES)), read)), size
+        return whole(_of_each(max(1, -(-size // protocol.PIECE_BYTES)), read)), size
 
 
 def whole(digests: Sequence[str]) -> str:
