@@ -16,7 +16,6 @@ from dokrun.bucket.store import PATIENCE_S, Store
 from dokrun.config import LOOPBACK, BucketSettings
 from dokrun.errors import StorageError
 from dokrun.shim import protocol
-from dokrun.shim.digests import Digest
 
 # What has lain there for longer is sent again where it is needed.
 RENEWED_AFTER = timedelta(days=7)
@@ -80,7 +79,7 @@ class Bucket(Store):
             with suppress(OSError):  # there is no room for it on this machine
                 self._bring_compressed(key, view, sha256)
                 return
-        reader = Reader(view, Digest)
+        reader = Reader(view, hashed=True)
         self.put(key, reader)
         if reader.digest() != sha256:
             self.delete(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 
 from dokrun.shim.digests import Digest
 
@@ -11,11 +10,10 @@ from dokrun.shim.digests import Digest
 class Reader(io.RawIOBase):
     """Reads bytes from where they lie; may hash what it hands out, anew when it goes back to the beginning."""
 
-    def __init__(self, data: bytes | memoryview, hasher: Callable[[], Digest] | None = None) -> None:
+    def __init__(self, data: bytes | memoryview, *, hashed: bool = False) -> None:
         self._view = memoryview(data).cast("B")
         self._at = 0
-        self._hasher = hasher
-        self._hash = hasher() if hasher else None
+        self._hash = Digest() if hashed else None
 
     def digest(self) -> str | None:
         """Tell the digest of what was read since the last begin."""
@@ -41,8 +39,8 @@ class Reader(io.RawIOBase):
         """Go to a place. Tells where that is."""
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._view.nbytes}[whence]
         self._at = max(0, min(base + offset, self._view.nbytes))
-        if self._at == 0 and self._hasher:
-            self._hash = self._hasher()
+        if self._at == 0 and self._hash:
+            self._hash = Digest()
         return self._at
 
     def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  # typeshed's buffer is wider

@@ -5,6 +5,7 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 
 import io
 import os
+import threading
 from typing import List, Optional
 
 from . import protocol
@@ -37,11 +38,13 @@ class Appending:
         While they are written they are hashed, so that this takes no time of its own. Raises OSError.
         """
         file, size = self._opened(), sum(map(len, pieces))
-        before, hashing = file.tell(), None
+        before = file.tell()
+        told: List[str] = []
+        hashing: List[threading.Thread] = []
         if size < JOINED_BYTES:
             pieces = [b"".join(pieces)]
         elif self._hashed and size >= protocol.BLOB_SIZE:
-            hashing = _Hashing(pieces)
+            hashing = begun(lambda: told.extend(digests_of(pieces)), 1)
         try:
             for piece in pieces:
                 view = memoryview(piece)
@@ -51,9 +54,9 @@ class Appending:
             file.truncate(before)
             raise
         finally:
-            if hashing is not None:
-                hashing.join()
-        return hashing.told if hashing is not None else []
+            for thread in hashing:
+                thread.join()
+        return told
 
     def close(self) -> None:
         """Close the file."""
@@ -67,20 +70,3 @@ class Appending:
             os.makedirs(os.path.dirname(self._path), exist_ok=True)
             self._file = io.FileIO(self._path, "a")
         return self._file
-
-
-class _Hashing:
-    """Hashes some bytes meanwhile; `told` has the digests of their pieces, unless the system has no thread to spare."""
-
-    def __init__(self, pieces: List[Buffer]) -> None:
-        self._pieces = pieces
-        self.told: List[str] = []
-        self._threads = begun(self._run, 1)
-
-    def _run(self) -> None:
-        self.told = digests_of(self._pieces)
-
-    def join(self) -> None:
-        """Wait for them."""
-        for thread in self._threads:
-            thread.join()
