@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dokrun.shim import digests
 from dokrun.shim.digests import Digest, digest_of, digests_of, of_file, whole
 from dokrun.shim.envelope import segment_of
 from dokrun.shim.protocol import PIECE_BYTES
+from dokrun.shim.threads import begun
 
 DATA = os.urandom(1 << 20) * (PIECE_BYTES >> 19) + b"and more"
 SIZES = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, len(DATA)]
@@ -82,4 +82,4 @@ def test_where_no_thread_can_be_had_it_takes_longer(monkeypatch: pytest.MonkeyPa
     known = digest_of(DATA)
     monkeypatch.setattr(threading.Thread, "start", none_left)
     assert digest_of(DATA) == known
-    assert digests.begun(lambda: None, 2) == []
+    assert begun(lambda: None, 2) == []

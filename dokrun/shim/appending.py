@@ -9,8 +9,9 @@ import threading
 from typing import List, Optional
 
 from . import protocol
-from .digests import begun, digests_of
+from .digests import digests_of
 from .envelope import Buffer
+from .threads import begun
 
 # What is smaller than this is sooner copied together than written piece by piece.
 JOINED_BYTES = 64 << 10

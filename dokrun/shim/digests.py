@@ -8,10 +8,10 @@ Stdlib only, Python 3.9 syntax: this file runs in other people's images.
 import collections
 import hashlib
 import os
-import threading
 from typing import Any, Callable, List, Sequence, Tuple, Union
 
 from . import protocol
+from .threads import begun, processors
 
 # More would take the processors from whatever else is done there.
 THREADS = 4
@@ -124,21 +124,3 @@ def _of_each(count: int, feed: Callable[[int, Any], object]) -> List[str]:
     if trouble:
         raise trouble[0]
     return told
-
-
-def begun(work: Callable[[], object], count: int) -> List[threading.Thread]:
-    """Begin to do something in so many threads, or in as many as the system has to spare."""
-    threads = []
-    for _ in range(count):
-        thread = threading.Thread(target=work, daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:
-            break
-        threads.append(thread)
-    return threads
-
-
-def processors() -> int:
-    """Tell how many processors there are for this process, which may be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

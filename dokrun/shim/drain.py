@@ -11,13 +11,13 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol
 
 from . import protocol, stopping
-from .digests import processors
 from .envelope import Span
 from .lane import Calls, Lane, Pending, Reports
 from .output import Heard, nobody
 from .packs import Packs
 from .process import STACKS_S, Worker
 from .stopping import Stopped
+from .threads import processors
 
 # How long lanes may take to end what they are at when the container is told to end: a worker's last words, mostly.
 STOPPING_S = 5.0
